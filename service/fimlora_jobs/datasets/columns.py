@@ -190,9 +190,14 @@ def _check_all_read(fields: TextFields, given: Mapping[str, str], task: TaskName
         unread = [role for role in unread if role != "label"]
     if unread:
         name = given[unread[0]]
+        way_out = (
+            "set task causal_lm, which leaves the label alone"
+            if fields.label and unread[0] in MEDIA
+            else "name the columns that it belongs to"
+        )
         raise ColumnError(
             f"dataset.columns names {unread[0]} ({name!r}), which would not be read: the rows are read "
-            f"as {_named(fields)}; leave it out, or name the columns that it belongs to"
+            f"as {_named(fields)}; leave it out, or {way_out}"
         )
 
 

@@ -14,9 +14,11 @@ from fimlora_contract.estimates import (
     QueueEstimate,
     WorkerFit,
 )
+from fimlora_contract.references import HubDataset
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_contract.workers import Worker
 from fimlora_jobs.counters import read_counters
+from fimlora_jobs.datasets.columns import MEDIA
 from fimlora_jobs.dtypes import choose_dtype
 from fimlora_jobs.workers import WorkerRegistry
 from fimlora_service.calibrations.checkpoint_sizes import (
@@ -34,7 +36,7 @@ from fimlora_service.calibrations.memory import (
     recorded_at_point,
     recorded_bytes,
 )
-from fimlora_service.calibrations.shown import shown_in
+from fimlora_service.calibrations.shown import Shown, shown_in, shown_unread
 from fimlora_service.calibrations.submission import Submission
 from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.resolver import Resolved
@@ -69,7 +71,7 @@ def estimate_of(
         if resolved.adapter_ranks
         else recorded_bytes(request, shapes=model.shapes, config=config)
     )
-    shown = shown_in(config, resolved.references["dataset"].get("media", ()))
+    shown = _shown(request, resolved)
     demand = demand_of(
         checkpoint,
         config,
@@ -139,6 +141,15 @@ def describe_queue(
 def device_of(workers: Sequence[Worker]) -> str:
     """The kind of device that would run a job: a GPU unless all living workers have none."""
     return "cpu" if workers and all(w.device == "cpu" for w in workers) else "cuda"
+
+
+def _shown(request: CalibrationRequest, resolved: Resolved) -> Shown:
+    """What rows show besides text, as far as they are here."""
+    config = resolved.model.config
+    if not isinstance(request.dataset, HubDataset):
+        return shown_in(config, resolved.references["dataset"].get("media", ()))
+    columns = request.dataset.columns
+    return shown_unread(config, [k for role, k in MEDIA.items() if getattr(columns, role)])
 
 
 def model_estimate(

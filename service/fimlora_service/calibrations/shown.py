@@ -41,6 +41,27 @@ def shown_in(config: Mapping[str, Any], media: Collection[str]) -> Shown:
     return Shown(counted, "; ".join(notes) or None)
 
 
+def shown_unread(config: Mapping[str, Any], named: Collection[str]) -> Shown:
+    """What rows may take that are not here yet: those of a hub are read by the job.
+
+    Args:
+        config: The content of a ``config.json``.
+        named: Kinds whose columns a request names.
+    """
+    found = shown_in(config, named)
+    parts = {IMAGE: "vision", AUDIO: AUDIO}
+    others = [kind for kind, part in parts.items() if kind not in named and _part(config, part)]
+    if not others:
+        return found
+    what = " or ".join({IMAGE: "images", AUDIO: "sounds"}[kind] for kind in others)
+    said = (
+        f"rows of the hub are not read before the job, and {what} among them are counted as no more "
+        "than the tokens in max_length; a column of them that is named (--column images=..., --column "
+        "audio=...) is counted"
+    )
+    return Shown(found.positions, "; ".join(filter(None, (found.note, said))))
+
+
 def _image(config: Mapping[str, Any]) -> tuple[int, str]:
     part = _part(config, "vision")
     size, patch = _number(part.get("image_size")), _number(part.get("patch_size"))

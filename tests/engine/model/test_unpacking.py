@@ -338,3 +338,43 @@ def test_zero_points_of_another_shape_than_the_scales_are_refused():
 
     with pytest.raises(UnreadablePacking, match="do not fit together"):
         unpacked_view(tensors, {"quant_method": "compressed-tensors"}, None)
+
+
+def compressed_heads(maps, *, floats=(), listed=False):
+    """Heads of 4 bit maps with a scale for each of so many groups, and of plain vectors."""
+    heads = {f"{n}.weight": ("F32", (n,)) for n in floats}
+    for name, (d_out, d_in, groups) in maps.items():
+        heads[f"{name}.weight_packed"] = ("I32", (d_out, -(-d_in // 8)))
+        heads[f"{name}.weight_scale"] = ("BF16", (d_out, groups))
+        heads[f"{name}.weight_shape"] = ("I64", (2,))
+        if listed:
+            heads[f"{name}.weight_g_idx"] = ("I32", (d_in,))
+    return heads
+
+
+@pytest.mark.parametrize(
+    ("maps", "more"),
+    [
+        ({"up": (36, 60, 1), "down": (60, 36, 1)}, {}),  # each by the other's outputs
+        ({"up": (64, 44, 1)}, {"floats": [44]}),  # by a norm
+        ({"up": (64, 100, 5)}, {}),  # by its groups, which 104 inputs do not make
+        ({"up": (64, 45, 3)}, {"listed": True}),  # by the list of its inputs
+        ({"up": (64, 48, 1), "other": (46, 64, 1)}, {"floats": [48]}),  # full words
+    ],
+)
+def test_heads_tell_inputs_whose_last_word_is_partly_empty(maps, more):
+    """Where nothing can be read, as on a hub; and what is read is what stands there."""
+    quantisation = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
+    }
+    heads = compressed_heads(maps, **more)
+
+    def read(name):
+        return torch.tensor(maps[name.split(".")[0]][:2]).numpy().tobytes()
+
+    for reader in (None, read):
+        view = unpacked_view(heads, quantisation, reader)
+        assert {n.removesuffix(".weight"): w.shape for n, w in view.packed.items()} == {
+            name: (d_out, d_in) for name, (d_out, d_in, _) in maps.items()
+        }

@@ -118,3 +118,35 @@ def test_what_no_template_reads_is_refused_in_its_row(role, held, is_read):
         return
     with pytest.raises(ColumnError, match=f"row 1: column 'more' holds .*--column {role}="):
         check_row(row, fields, where="row 1")
+
+
+@pytest.mark.parametrize(("role", "name"), [("images", "picture"), ("audio", "sound")])
+def test_what_is_shown_beside_a_usual_label_is_refused_with_the_way_to_read_it(role, name):
+    """The way out that is named is one."""
+    names, columns = ["text", "label", name], Columns(**{role: name})
+
+    with pytest.raises(ColumnError, match=rf"names {role} \('{name}'\).*set task causal_lm"):
+        find_fields(names, columns=columns)
+
+    assert find_fields(names, columns=columns, task="causal_lm") == TextFields(
+        text="text", **{role: name}
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["prompt", "prompt_id", "messages"], {"messages": "messages"}),
+        (["messages", "text"], {"messages": "messages"}),
+        (["text", "prompt"], {"text": "text"}),
+        (["text", "prompt", "completion"], {"prompt": "prompt", "completion": "completion"}),
+        (["instruction", "input", "output", "text"],
+         {"instruction": "instruction", "input": "input", "completion": "output"}),
+        (["conversations", "system", "tools"],
+         {"messages": "conversations", "system": "system", "tools": "tools"}),
+        (["prompt", "completion", "label"], {"prompt": "prompt", "completion": "completion"}),
+    ],
+)  # fmt: skip
+def test_columns_that_public_datasets_have_beside_each_other_need_no_naming(names, wanted):
+    """More than one way to begin a row is refused only where a request names both."""
+    assert find_fields(names, columns=Columns()) == TextFields(**wanted)

@@ -4,7 +4,8 @@ import pytest
 import torch
 import transformers
 
-from fimlora_service.calibrations.shown import shown_in
+from fimlora_service.app import create_app
+from fimlora_service.calibrations.shown import shown_in, shown_unread
 from fimlora_worker.inputs.calibration_data import _n_patches
 from fimlora_worker.inputs.media.encoding import MediaEncoder
 from fimlora_worker.inputs.media.processor import load_processor
@@ -13,6 +14,12 @@ from support.seeing import MAKERS, data_url, pixels, png, wav
 pytest.importorskip("PIL")
 IMAGE, SOUND = data_url(png(pixels(0))), data_url(wav(0), "audio/wav")
 CASES = [("llava", "image", IMAGE, "one image"), ("qwen_audio", "audio", SOUND, "one sound")]
+
+
+@pytest.fixture
+def app(settings, hub):
+    """The app with a hub it can reach."""
+    return create_app(settings.model_copy(update={"hub_endpoint": hub.url}))
 
 
 def rows(**shown):
@@ -74,3 +81,36 @@ def test_an_odd_configuration_is_no_figure(part):
     """Nor an error."""
     found = shown_in({"vision_config": part, "audio_config": part}, ["audio", "image"])
     assert (found.positions, found.note.count("depends on")) == (0, 2)
+
+
+def test_rows_of_the_hub_are_counted_by_their_columns_or_said_not_to_be():
+    """They are not here when an estimate is made."""
+    sees = {"vision_config": {"image_size": 28, "patch_size": 14}}
+
+    named = shown_unread(sees, ["image"])
+    assert named == shown_in(sees, ["image"])
+    assert named.positions == 4
+
+    unnamed = shown_unread(sees, [])
+    assert unnamed.positions == 0
+    assert "rows of the hub are not read before the job, and images among them" in unnamed.note
+    both = shown_unread(sees | {"audio_config": {"max_source_positions": 50}}, ["image"])
+    assert both.note.startswith("one image of a row is counted, as 4 patches")
+    assert "and sounds among them" in both.note
+    assert shown_unread({"model_type": "llama"}, []).note is None
+
+
+def test_a_dataset_of_the_hub_for_a_model_that_sees(http, body, data_dir, hub):
+    """Whether its columns are named or not, the estimate says what is counted."""
+    MAKERS["llava"](data_dir / "models" / "llava")
+    hub.add("org/data", {"train.jsonl": b'{"text": "a"}\n'}, kind="dataset")
+    asked = body | {"base_model": "local:llava", "target_modules": "all-linear"}
+    notes = []
+    for columns in ({}, {"text": "text", "images": "picture"}):
+        dataset = {"source": "hub", "id": "org/data", "columns": columns}
+        answer = http.post("/estimate", json=asked | {"dataset": dataset})
+        assert answer.status_code == 200, answer.text
+        notes.append(answer.json()["memory"]["note"])
+
+    assert notes[0].startswith("rows of the hub are not read before the job")
+    assert notes[1].startswith("one image of a row is counted, as 4 patches")

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -147,7 +148,8 @@ def unpacked_view(
         tensors: Dtype and shape of its tensors by name.
         quantisation: What `quantisation_of` has read.
         read: Reads the bytes of a small tensor; ``None`` where none can be had, so that the sides
-            of a 4 bit weight of bitsandbytes are guessed by the widths of other tensors.
+            of a 4 bit weight of bitsandbytes, and inputs of one of compressed-tensors whose last word
+            is partly empty, are guessed by the widths of other tensors.
 
     Returns:
         Its weights.
@@ -392,14 +394,16 @@ class _Finder:
         bits = self._compressed_bits()
         o, words = self._sides(name)
         told = f"{base}.weight_shape"
-        i = words * (32 // bits)
+        i = most = words * (32 // bits)
         if told in self._tensors:
             self._must(self._tensors[told] == ("I64", (2,)), name)
-            if self._read is not None:
+            if self._read is None:
+                i = self._guessed_inputs(base, range(most - 32 // bits + 1, most + 1))
+            else:
                 content = self._read(told)
                 i = int.from_bytes(content[8:16], "little")
                 self._must(int.from_bytes(content[:8], "little") == o, name)
-        self._must(0 < i <= words * (32 // bits), name)
+        self._must(0 < i <= most, name)
         parts = {"weight": name, "scale": scale}
         parts |= {"shape": told} if told in self._tensors else {}
         for role, leaf in (("zero", "weight_zero_point"), ("group", "weight_g_idx")):
@@ -414,6 +418,25 @@ class _Finder:
             packed = (-(-o // (32 // bits)), groups)
             self._must(self._tensors[parts["zero"]] == ("I32", packed), name)
         return PackedWeight("packed", (o, i), self._plain_dtype(scale), parts, {"bits": bits})
+
+    def _guessed_inputs(self, base: str, possible: range) -> int:
+        """Inputs whose last word may be partly empty: those of a side of another tensor, if it fits."""
+        listed = self._tensors.get(f"{base}.weight_g_idx")
+        if listed is not None and len(listed[1]) == 1:
+            return listed[1][0]
+        groups = self._sides(f"{base}.weight_scale")[1]
+        whole = [i for i in possible if i % groups == 0] or [*possible]
+        known = [i for i in whole if i in self._packed_outputs or i in self._widths]
+        return max(known or whole)
+
+    @cached_property
+    def _packed_outputs(self) -> frozenset[int]:
+        """Outputs of maps in words: mostly the inputs of others."""
+        return frozenset(
+            shape[0]
+            for name, (_, shape) in self._tensors.items()
+            if name.endswith(".weight_packed") and shape
+        )
 
     def _told(self) -> list[Mapping[str, Any]]:
         """What compressed-tensors says of the weights of each group of modules."""

@@ -1,8 +1,11 @@
 """Whatever a processor's files say: an example, or a refusal by name, soon and in little memory."""
 
 import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -171,7 +174,7 @@ def test_a_thin_image_is_refused_before_it_is_resized(folders):
 def test_what_takes_too_much_memory_is_a_refusal(folders, monkeypatch):
     """Not a dead worker; and the limit of the process is as it was."""
     monkeypatch.setattr(encoding, "MOST_BYTES", 0)
-    before = resource.getrlimit(resource.RLIMIT_AS)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
     folder = folders["llava"]
     whole = (folder / "processor_config.json").read_text()
     content = json.loads(whole)
@@ -184,14 +187,47 @@ def test_what_takes_too_much_memory_is_a_refusal(folders, monkeypatch):
             encode(folder, "image")
     finally:
         (folder / "processor_config.json").write_text(whole)
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def test_the_limit_counts_what_comes_on_top():
     """And is lifted at the end, also after an error."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(MemoryError), at_most_more(64 << 20):
         bytearray(1 << 30)
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
     with at_most_more(1 << 30):
         assert len(bytearray(64 << 20)) == 64 << 20
+
+
+THREADS = """
+import threading
+from fimlora_worker.inputs.media.encoding import MOST_BYTES
+from fimlora_worker.inputs.media.memory_limit import at_most_more
+
+def run():
+    bytearray(4_096)  # of a heap of the thread's own
+    everyone.wait()
+
+everyone = threading.Barrier(257)
+with at_most_more(MOST_BYTES):
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(256)]
+    for thread in threads:
+        thread.start()
+    everyone.wait()
+    try:
+        bytearray(2 * MOST_BYTES)
+    except MemoryError:
+        print("refused")
+"""
+
+
+def test_a_machine_of_many_processors_may_start_its_threads():
+    """Their allocator reserves 64 MiB for each, of which next to nothing is used."""
+    many = os.environ | {"MALLOC_ARENA_MAX": "4096"}
+    ran = subprocess.run(
+        [sys.executable, "-c", THREADS],
+        env=many, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (ran.stdout, ran.returncode) == ("refused\n", 0), ran.stderr[-2_000:]
