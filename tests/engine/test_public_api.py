@@ -69,7 +69,7 @@ SIGNATURES = {
     "adapter_name='default', seed=0, micro_batch_size=None, train_mode=False, loss_fn=None, "
     "on_batch=None, signal=False",
     "compare": "statistics, budget=8, *, methods=None, scale=None, aggregation='mean', "
-    "estimator=None, **options",
+    "estimator=None, experts=None, **options",
     "FimLoraReallocator": "batches, *, every, until=None, n_batches=4, budget=None, r_min=None, "
     "r_max=None, adapter_name='default', seed=0, micro_batch_size=None, loss_fn=None, "
     "on_reallocation=None, resume_from=None",
