@@ -34,8 +34,10 @@ def inside_saved(names: Iterable[str], saved: Iterable[str]) -> set[str]:
     Returns:
         Those that are one of these, or inside one.
     """
-    wholes = tuple(saved)
-    return {name for name in names if any(is_inside(name, whole) for whole in wholes)}
+    wholes = frozenset(saved)
+    if not wholes:
+        return set()
+    return {name for name in names if name in wholes or not wholes.isdisjoint(_owners(name))}
 
 
 def outermost(names: Iterable[str]) -> list[str]:
@@ -47,8 +49,13 @@ def outermost(names: Iterable[str]) -> list[str]:
     Returns:
         Full names, sorted; none of them is inside another one.
     """
-    found = set(names)
-    return sorted(n for n in found if not any(n.startswith(f"{other}.") for other in found))
+    found = frozenset(names)
+    return sorted(name for name in found if found.isdisjoint(_owners(name)))
+
+
+def _owners(name: str) -> list[str]:
+    """The names of all modules that something is inside of: few, however many a model has."""
+    return [name[:i] for i, character in enumerate(name) if character == "."]
 
 
 def saved_facts(modules: Mapping[str, int], untied: Mapping[str, str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One checkpoint, two classes: which of them an adapter's names are for."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -11,6 +12,7 @@ from fimlora.adapter.proof import prove
 from fimlora.adapter.rank_map import render_text
 from fimlora.adapter.rank_map_picture import render_svg
 from fimlora.errors import AdapterMismatch
+from fimlora.model.saved_whole import facts_of_saved, find_saved
 from support.peft_models import lora_parameters, resolved
 from support.plans import plan_of
 from support.text_and_image import gemma, qwen
@@ -119,3 +121,49 @@ def test_without_another_class_the_own_one_is_named(tmp_path):
     assert load_plan(tmp_path / "a").provenance == {"model_class": "Qwen3_5ForCausalLM"}
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     assert list(config["rank_pattern"]) == ["model.layers.1.self_attn.q_proj"]
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("own", [0, 1])
+@pytest.mark.parametrize(
+    ("entry", "holds"),
+    [
+        ("norm", False),
+        ("layers.0.mlp", False),
+        ("layers.1.input_layernorm", True),
+        ("lm_head", True),
+    ],
+)
+def test_modules_that_train_whole_are_the_same_in_both_classes(own, entry, holds, tmp_path):
+    """PEFT takes ``norm`` for ``input_layernorm``, too: a short name is written only where it can be."""
+    pair = gemma()
+    targets = [
+        n
+        for n, _ in pair[own].named_modules()
+        if n.endswith(
+            "language_model.layers.3.self_attn.o_proj" if own else "3.self_attn.o_proj"
+        )
+    ]
+    saved = find_saved(pair[own], [f"language_model.{entry}"] if own and not holds else [entry])
+    plan = replace(
+        plan_of(find_targets(pair[own], targets), [3]), provenance=facts_of_saved(saved)
+    )
+    write_adapter(
+        plan, tmp_path / "a", base_model="a/b", task_type="CAUSAL_LM",
+        model=pair[own].to("meta"), other_model=pair[1 - own].to("meta"),
+    )  # fmt: skip
+
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    facts = load_plan(tmp_path / "a").provenance
+    assert (
+        facts.get("names_also_hold_for" if holds else "names_do_not_hold_for")
+        == type(pair[1 - own]).__name__
+    )
+    for number, model in enumerate(gemma()):
+        if number == own or holds:
+            counted = sum(
+                p.numel()
+                for n, p in stock(model, config).named_parameters()
+                if p.requires_grad and ".lora_" not in n
+            )
+            assert counted == sum(plan.saved.values())

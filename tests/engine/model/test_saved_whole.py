@@ -15,6 +15,7 @@ from fimlora.measuring.settings import Settings
 from fimlora.model.peft_trial import check_saved
 from fimlora.model.saved_whole import facts_of_saved, find_saved
 from fimlora.model.targets import choose_targets, find_targets
+from fimlora.whole_names import inside_saved, outermost
 from support.models import tiny
 from support.plans import plan_of
 
@@ -184,3 +185,21 @@ def test_scores_do_not_depend_on_what_is_saved():
     beside = measure_resident(model, batches, settings)
     for name, energies in bare.row_energies.items():
         assert (beside.row_energies[name] == energies).all()
+
+
+def test_many_modules_are_refused_at_once():
+    """PEFT would take hours with them; a model of many experts has them by one name."""
+    model = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(1, 1) for _ in range(501))})
+    with pytest.raises(UnsupportedModule, match=r"501 modules.*more than 500: name fewer"):
+        find_saved(model, [str(i) for i in range(501)])
+    assert len(find_saved(model, [str(i) for i in range(500)])) == 500
+
+
+def test_names_inside_others_are_found_by_their_owners():
+    """As many looks as a name has dots, however many names there are."""
+    names = [f"a.{i}.b" for i in range(20_000)]
+    assert outermost([*names, "a.7", "a.77"]) == sorted(
+        {*names, "a.7", "a.77"} - {"a.7.b", "a.77.b"}
+    )
+    assert inside_saved(names, [f"a.{i}" for i in range(0, 20_000, 2)]) == set(names[::2])
+    assert inside_saved(["ab.c", "a", "a.b.c"], ["a"]) == {"a", "a.b.c"}

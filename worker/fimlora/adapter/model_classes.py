@@ -10,7 +10,7 @@ Nothing here imports torch or PEFT.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,11 @@ class NamedTree:
 
 
 def name_facts(
-    targets: Iterable[TargetModule], tree: NamedTree, other: NamedTree | None = None
+    targets: Iterable[TargetModule],
+    tree: NamedTree,
+    other: NamedTree | None = None,
+    *,
+    saved: Collection[str] = (),
 ) -> dict[str, Any]:
     """Say which classes the names of an adapter are for.
 
@@ -44,6 +48,8 @@ def name_facts(
         targets: The target modules.
         tree: The tree that they are in.
         other: What the same checkpoint is as another class.
+        saved: Names of the modules that train whole: PEFT takes these as endings without a dot
+            before, so that ``norm`` would mean ``input_layernorm``, too.
 
     Returns:
         Facts for the plan's provenance: the class; if there is another, whether names hold
@@ -52,7 +58,7 @@ def name_facts(
     facts: dict[str, Any] = {MODEL_CLASS: tree.model_class}
     if other is None:
         return facts
-    left_out = _shared_start([m.name for m in targets], tree.modules, other.modules)
+    left_out = _shared_start([m.name for m in targets], saved, (tree.modules, other.modules))
     if left_out is None:
         return facts | {NOT_FOR: other.model_class}
     return facts | {ALSO_FOR: other.model_class, LEFT_OUT: left_out}
@@ -76,19 +82,28 @@ def counterparts(
 
 
 def _shared_start(
-    names: Sequence[str], modules: Iterable[str], others: Iterable[str]
+    names: Sequence[str], saved: Collection[str], trees: Sequence[Sequence[str]]
 ) -> str | None:
     """The shortest start without which every name ends one module's name in both trees."""
-    trees = [Counter(end for n in tree for end in dotted_ends(n)) for tree in (modules, others)]
+    counts = [Counter(end for n in tree for end in dotted_ends(n)) for tree in trees]
     parts = names[0].split(".")
     for i in range(len(parts)):
         start = ".".join([*parts[:i], ""])
         if not all(name.startswith(start) for name in names):
             return None
         ends = [name.removeprefix(start) for name in names]
-        if all(tree[end] == 1 for tree in trees for end in ends):
-            return start
+        if all(count[end] == 1 for count in counts for end in ends):
+            left = [name.removeprefix(start) for name in saved]
+            return start if all(_each_ends_one(left, tree) for tree in trees) else None
     return None
+
+
+def _each_ends_one(ends: Collection[str], names: Iterable[str]) -> bool:
+    """Whether each is the end of one name, as PEFT takes modules that train whole."""
+    wanted = set(ends)
+    lengths = {len(end) for end in wanted}  # far fewer than names
+    found = Counter(name[-n:] for name in names for n in lengths if name[-n:] in wanted)
+    return all(found[end] == 1 for end in wanted)
 
 
 def sentence(facts: Mapping[str, Any]) -> str:

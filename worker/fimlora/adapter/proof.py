@@ -76,7 +76,7 @@ def settle_names(
         be told from.
     """
     tree, second = _tree(model), None if other is None else _tree(other)
-    facts = name_facts(plan.modules, tree, second)
+    facts = name_facts(plan.modules, tree, second, saved=plan.saved)
     names = list(tree.modules)
     if second is not None and LEFT_OUT in facts:
         meant = counterparts(plan.modules, second, facts[LEFT_OUT])

@@ -133,6 +133,7 @@ def check_saved(model: nn.Module, target: str, saved: Collection[str]) -> None:
     Raises:
         UnsupportedModule: It refuses, or others would be trained, too.
     """
+    saved = frozenset(saved)
     experts = fused_experts(outline(model)).keys() & {target}
     try:
         adapted = adapt(model, _config([target], experts, None, saved))
@@ -140,15 +141,16 @@ def check_saved(model: nn.Module, target: str, saved: Collection[str]) -> None:
         raise UnsupportedModule(
             f"PEFT refuses modules_to_save={sorted(saved)}: {error}"
         ) from error
+    trained = frozenset(adapted.saved)
     for name in adapted.saved:
         if name not in saved:
-            meant = next((s for s in saved if name.endswith(s)), min(saved))
+            meant = min((s for s in saved if name.endswith(s)), default=min(saved))
             raise UnsupportedModule(
                 f"modules_to_save names {meant!r}, and PEFT, which goes by how names end, would "
                 f"train {name!r} whole with it: name both, or leave it out"
             )
-    for name in saved:
-        if name not in adapted.saved:
+    for name in sorted(saved):
+        if name not in trained:
             raise UnsupportedModule(f"PEFT does not train {name!r} whole: leave it out")
 
 

@@ -24,6 +24,9 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 # Classes of these endings have a head that PEFT trains whole whatever it is told.
 _WITH_HEAD = ("ForSequenceClassification", "ForTokenClassification")
 _MOST_NEAR = 5
+# PEFT compiles a pattern for each of them and looks at it for each module; Python keeps 512 of these,
+# and with more each look compiles anew, which takes hours in a large model.
+_MOST_SAVED = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,8 @@ def find_saved(model: nn.Module, entries: Sequence[str] | None) -> tuple[SavedMo
     Raises:
         InvalidOption: An empty list was given.
         UnknownTarget: An entry means no module; the message lists near names.
-        UnsupportedModule: An entry means what cannot be trained whole.
-    """  # noqa: DOC502 - the helpers raise
+        UnsupportedModule: An entry means what cannot be trained whole, or all mean too many modules.
+    """
     if entries is None:
         return ()
     if isinstance(entries, str) or not entries:
@@ -91,6 +94,12 @@ def find_saved(model: nn.Module, entries: Sequence[str] | None) -> tuple[SavedMo
         found.update(names)
     owners = _owners(model)
     whole = set(outermost(found))
+    if len(whole) > _MOST_SAVED:
+        raise UnsupportedModule(
+            f"modules_to_save={list(entries)[:_MOST_NEAR]} means {len(whole):,} modules, such as "
+            f"{min(whole)!r}, and PEFT takes hours with more than {_MOST_SAVED}: name fewer, or modules "
+            "around them"
+        )
     return tuple(_describe(n, m, owners) for n, m in modules.items() if n in whole)
 
 
