@@ -632,3 +632,24 @@ def test_what_lies_here_and_is_no_file_of_rows_is_not_sought_on_the_hub(
     assert refused.exit_code == 1
     assert said in refused.stderr
     assert step in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "step"),
+    [
+        ("text;label\na;b\n", "read_csv(FILE, sep=';').to_csv(FILE, index=False)"),
+        ("text,label\na\n", "CSV with commas between fields"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_not_put_right_by_names_of_columns(
+    run, tmp_path, content, step
+):
+    """Upload and calibration alike say what the file must be."""
+    (tmp_path / "rows.csv").write_text(content)
+
+    for words in (("datasets", "upload"), ("calibrate", "--budget", "4", "tiny")):
+        refused = run(*words, tmp_path / "rows.csv")
+
+        assert refused.exit_code == 1
+        assert step in " ".join(refused.stderr.split())
+        assert "--column" not in refused.stderr

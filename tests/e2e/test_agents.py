@@ -155,11 +155,34 @@ def test_an_adapter_that_is_not_as_planned_and_names_that_are_none(stack):
             "NAME:TAG": ("fetch_config", {"pin": "task"}),
             "exactly one": ("verify", {"adapter": "other"}),
             "is no folder": ("verify", {"adapter": "rows.jsonl", "job_id": job}),
+            "calibrate: dataset is missing (A .jsonl": ("calibrate", {"base_model": "tiny"}),
+            "what is missing": ("look", {}),
+            "what must be 'models', 'datasets' or 'jobs', got 'model'": (
+                "look",
+                {"what": "model"},
+            ),
+            "budget must be a string, got [8]": ("estimate", what | {"budget": [8]}),
+            "columns.text must be a string, got 3": (
+                "estimate",
+                what | {"columns": {"text": 3}},
+            ),
+            "wait_s must be less than or equal to 3600, got 7200": (
+                "wait_for_job",
+                {"job_id": job, "wait_s": 7200},
+            ),
+            "there is no argument 'bugdet'; there are base_model": (
+                "estimate",
+                what | {"bugdet": "4"},
+            ),
+            "did you mean 'budget'?": ("calibrate", {"bugdet": "4"}),
+            "there is no tool 'estimates'; there are look": ("estimates", what),
         }
         for said, (tool, arguments) in refusals.items():
             answer = await agent.refused(tool, **arguments)
             assert said in answer
             assert "Traceback" not in answer
+            assert "validation error" not in answer
+            assert "Input should" not in answer
 
     drive(stack, story)
 

@@ -134,14 +134,23 @@ def test_what_is_shown_to_train_with_loads_and_is_the_trainers_own(tab, service,
     facts = result["rank_map"]["provenance"]
 
     n_classes = len({row["label"] for row in LABELLED})
-    loads = f"from_pretrained(config.base_model_name_or_path, num_labels={n_classes})"
-    expect(used).to_contain_text(loads)
+    assert result["adapter_config"]["base_model_name_or_path"] is None
+    expect(used).to_contain_text(f'from_pretrained("BASE_MODEL", num_labels={n_classes})')
+    expect(used).to_contain_text('the model that is "tiny" here')
+    expect(used).to_contain_text(
+        f"fimlora --url {str(service.base_url).rstrip('/')} fetch {job}"
+    )
     expect(used).to_contain_text(f"from transformers import {facts['model_class']}")
-    expect(used).not_to_contain_text('"tiny"')
+    expect(used).not_to_contain_text('from_pretrained("tiny"')
     page.get_by_role("tab", name="Axolotl").click()
     words = service.get(f"/rank-patterns/{result['digest']}", params={"format": "axolotl"}).text
     expect(used.locator("pre")).to_have_text(words.rstrip())
-    tab.check()
+    page.get_by_role("tab", name="vLLM").click()
+    expect(used).to_contain_text(
+        "Not for this plan: vLLM serves no adapter with modules_to_save"
+    )
+    expect(used.get_by_role("alert")).to_have_count(0)
+    tab.check(expected="422")
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,11 @@ def _check_header(cells: list[str], where: str) -> list[str]:
         raise RowError(f"{where} names no column; the first line of a CSV file must name them")
     [separator] = [s for s in OTHER_SEPARATORS if len(names) == 1 and s in names[0]][:1] or [""]
     if separator:
-        raise RowError(f"{where} is separated by {separator!r}; a CSV file needs commas")
+        raise RowError(
+            f"{where} is separated by {separator!r}; a CSV file needs commas between its fields",
+            next_step="Write the file with commas, such as by pandas: "
+            f"read_csv(FILE, sep={separator!r}).to_csv(FILE, index=False).",
+        )
     return names
 
 

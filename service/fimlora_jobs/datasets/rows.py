@@ -19,9 +19,20 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 Row = Mapping[str, Any]
 PlacedRow = tuple[str, Row]
 
+CORRECT_FILE = "Correct the rows; files are JSON Lines, CSV with commas between fields, or Parquet, in UTF-8."
+
 
 class RowError(ValueError):
-    """A row cannot be read; the message names it."""
+    """A row cannot be read; the message names it.
+
+    Args:
+        message: Where it is, and why.
+        next_step: What to do about it; names of columns are no help.
+    """
+
+    def __init__(self, message: str, *, next_step: str = CORRECT_FILE) -> None:
+        super().__init__(message)
+        self.next_step = next_step
 
 
 def read_inline(rows: Iterable[Row]) -> Iterator[PlacedRow]:

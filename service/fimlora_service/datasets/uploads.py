@@ -110,7 +110,7 @@ def _commit(received: Received, *, format: Format, room: Room) -> tuple[Dataset,
     try:
         sighting = survey_upload(received.file)
     except RowError as error:
-        raise DatasetSchema(str(error)) from error
+        raise DatasetSchema(str(error), next_step=error.next_step) from error
     if not sighting.rows:
         raise DatasetEmpty("the upload has no rows")
     dataset = Dataset(

@@ -16,6 +16,8 @@ def main() -> None:
     """Draw what stands on the standard input."""
     import vl_convert
 
+    from fimlora_service.reports.smaller_png import smaller_png
+
     asked: dict[str, Any] = json.load(sys.stdin)
     charts = [
         # Nothing is fetched, whatever a specification names.
@@ -23,10 +25,11 @@ def main() -> None:
         for spec in asked["charts"]
     ]
     pictures = [
-        base64.b64encode(vl_convert.svg_to_png(each["svg"], scale=each["scale"])).decode()
+        smaller_png(vl_convert.svg_to_png(each["svg"], scale=each["scale"]))
         for each in asked["pictures"]
     ]
-    json.dump({"charts": charts, "pictures": pictures}, sys.stdout)
+    sent = [base64.b64encode(each).decode() for each in pictures]
+    json.dump({"charts": charts, "pictures": sent}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -237,7 +237,9 @@ def schema_errors() -> Iterator[None]:
     """Rows that cannot be used are the dataset's fault, and refused as such."""
     try:
         yield
-    except (ColumnError, RowError) as error:
+    except ColumnError as error:
         raise DatasetSchema(str(error)) from error
+    except RowError as error:
+        raise DatasetSchema(str(error), next_step=error.next_step) from error
     except OSError as error:
         raise DatasetUnreachable(f"the rows cannot be read: {error.strerror}") from error

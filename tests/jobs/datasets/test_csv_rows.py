@@ -74,6 +74,17 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path, content, message):
         survey_upload(file)
 
 
+def test_another_separator_is_put_right_by_another_file_and_not_by_names_of_columns(tmp_path):
+    """The next step is a line that does it; it says what it is separated by."""
+    file = tmp_path / "data.csv"
+    file.write_bytes(b"text\tlabel\na\t0\n")
+
+    with pytest.raises(RowError) as refused:
+        survey_upload(file)
+
+    assert r"read_csv(FILE, sep='\t').to_csv(FILE, index=False)" in refused.value.next_step
+
+
 @given(
     st.lists(st.tuples(st.text(), st.text()).map(lambda c: [x.replace("\r", "") for x in c]))
 )

@@ -1,5 +1,6 @@
 /** How to use a result: a few lines to take away, with this job's own names in them. */
 import { addressOf, type Job, type Schemas } from "$lib/api";
+import { modelOf } from "../jobs/describe";
 
 type Calibrated = Schemas["CalibrationResult"];
 
@@ -41,13 +42,21 @@ function headOf({ adapter_config, rank_map }: Calibrated): string {
   return typeof outputs === "number" ? `, num_labels=${outputs}` : "";
 }
 
+/** Loads the base: by the name that its adapters carry, or else one to fill in, as exports say it. */
+function loadingOf(job: Job, result: Calibrated, loaded: string): string[] {
+  const load = (name: string) => `base = ${loaded}.from_pretrained(${name}${headOf(result)})`;
+  if (result.adapter_config.base_model_name_or_path) return [load("config.base_model_name_or_path")];
+  const fillIn = `# put the hub id or path of the model that is ${JSON.stringify(modelOf(job))} here in place of BASE_MODEL`;
+  return [fillIn, load('"BASE_MODEL"')];
+}
+
 export function snippetsOf(job: Job, result: Calibrated, hasKey: boolean): Snippet[] {
   const digest = result.digest;
   const url = addressOf("/").replace(/\/$/, "");
   const loaded = classOf(result);
   const hasWeights = result.artifacts.some(({ name }) => name === "adapter_model.safetensors");
   const key = hasKey ? ' -H "Authorization: Bearer $FIMLORA_API_KEY"' : "";
-  const fetched = `fimlora fetch ${job.id} --output adapter`;
+  const fetched = `fimlora --url ${url} fetch ${job.id} --output adapter`;
   const start = hasWeights ? "PeftModel" : "get_peft_model";
   const peft = [
     `# ${fetched}`,
@@ -55,7 +64,7 @@ export function snippetsOf(job: Job, result: Calibrated, hasKey: boolean): Snipp
     `from transformers import ${loaded}`,
     ``,
     `config = LoraConfig.from_pretrained("adapter")`,
-    `base = ${loaded}.from_pretrained(config.base_model_name_or_path${headOf(result)})`,
+    ...loadingOf(job, result, loaded),
     hasWeights
       ? `model = PeftModel.from_pretrained(base, "adapter", is_trainable=True)  # its initial weights`
       : `model = get_peft_model(base, config)`,
@@ -81,6 +90,7 @@ export function snippetsOf(job: Job, result: Calibrated, hasKey: boolean): Snipp
   ];
   const ci = [
     `# Pin once, then fetch what the pin stands for: an unchanged pattern is not sent again.`,
+    `export FIMLORA_URL=${url}`,
     `fimlora pin NAME prod ${job.id}`,
     `fimlora fetch --pin NAME:prod --format peft --output adapter_config.json`,
     ``,
@@ -92,7 +102,7 @@ export function snippetsOf(job: Job, result: Calibrated, hasKey: boolean): Snipp
     { name: "PEFT", text: peft.join("\n") },
     { name: "HF Trainer", text: trainer.join("\n") },
     ...TOOLS,
-    { name: "Command line", text: [`export FIMLORA_URL=${url}`, fetched].join("\n") },
+    { name: "Command line", text: fetched },
     { name: "curl", text: curl.join("\n") },
     { name: "CI", text: ci.join("\n") },
   ];

@@ -12,6 +12,7 @@ from typing import Any
 from mcp.server import MCPServer
 from mcp_types import ToolAnnotations
 
+from fimlora_client.agents.arguments import ToldServer
 from fimlora_client.agents.files import WorkFolder
 from fimlora_client.agents.tools import Tools
 from fimlora_client.aio.client import AsyncClient
@@ -44,7 +45,7 @@ def make_server(connect: Callable[[], AsyncClient], folder: Path) -> MCPServer[A
             yield
 
     tools = Tools(client, WorkFolder(folder))
-    server: MCPServer[Any] = MCPServer(
+    server: MCPServer[Any] = ToldServer(
         "fimlora", version=__version__, instructions=INSTRUCTIONS, lifespan=lifespan,
         log_level="WARNING",
     )  # fmt: skip
