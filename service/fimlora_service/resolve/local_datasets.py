@@ -20,7 +20,7 @@ from fimlora_jobs.datasets.columns import (
 )
 from fimlora_jobs.datasets.files import check_kinds, columns_of_rows, read_files, read_header
 from fimlora_jobs.datasets.folders import FolderDigests, folder_beside
-from fimlora_jobs.datasets.kept_digests import KeptDigests
+from fimlora_jobs.datasets.kept_digests import KeptDigests, stamp_of
 from fimlora_jobs.datasets.media import Kind
 from fimlora_jobs.datasets.rows import PlacedRow, read_inline
 from fimlora_service.datasets.local import content_of, data_files
@@ -28,6 +28,7 @@ from fimlora_service.datasets.uploads import find_upload
 from fimlora_service.errors import DatasetEmpty
 from fimlora_service.keys.principal import EVERYBODY, Principal
 
+_State = tuple[Path, int, int, int, int]
 # The operator's files may be huge: their first rows tell whether the columns fit.
 LOCAL_ROWS_CHECKED = 10_000
 
@@ -121,15 +122,14 @@ class _Seen:
         return found | ({"media": list(self.media)} if self.media else {})
 
 
-def _state(file: Path) -> tuple[Path, int, int, int]:
-    """A file as it is now; a change of it is another state."""
-    state = file.stat()
-    return file, state.st_size, state.st_mtime_ns, state.st_ino
+def _state(file: Path) -> _State:
+    """A file as it is now; a change of it is another state, also where its time was set back."""
+    return file, *stamp_of(file.stat())
 
 
 def _check_files(
-    states: tuple[tuple[Path, int, int, int], ...],
-    _others: tuple[tuple[Path, int, int, int], ...],  # what is remembered holds for these alone
+    states: tuple[_State, ...],
+    _others: tuple[_State, ...],  # what is remembered holds for these alone
     columns: Columns,
     task: TaskName,
     most: int,

@@ -11,6 +11,8 @@ import pytest
 from fimlora_contract.references import LocalDataset
 from fimlora_jobs.data_folder import DataFolder
 from fimlora_jobs.datasets.columns import ColumnError
+from fimlora_jobs.datasets.files import read_header
+from fimlora_service.resolve import local_datasets
 from fimlora_service.resolve.local_datasets import LocalDatasets
 from support.service import ROWS, as_jsonl
 
@@ -134,19 +136,25 @@ class TestLocalDatasets:
         every = LocalDatasets(DataFolder(data_dir), rows_checked=13)
         assert every.resolve(reference, task="auto")["rows"] == 12
 
-    def test_a_dataset_is_checked_anew_only_when_it_has_changed(self, data_dir):
-        """Its first rows take long to read where they are long; a change of them is seen."""
+    def test_a_dataset_is_checked_anew_only_when_it_has_changed(self, data_dir, monkeypatch):
+        """Its first rows take long to read; a change is seen where its time was set back, too."""
         (data_dir / "datasets").mkdir(exist_ok=True)
         file = data_dir / "datasets" / "kept.jsonl"
         file.write_bytes(as_jsonl([{"text": "a"}, {"text": "b"}]))
         before, datasets = file.stat(), LocalDatasets(DataFolder(data_dir))
-        reference = LocalDataset(name="kept.jsonl")
-        first = datasets.resolve(reference, task="auto")
-        file.write_bytes(as_jsonl([{"tixt": "a"}, {"tixt": "b"}]))
+        reference, read = LocalDataset(name="kept.jsonl"), []
+        monkeypatch.setattr(
+            local_datasets,
+            "read_header",
+            lambda files: read.append(files) or read_header(files),
+        )
 
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        first = datasets.resolve(reference, task="auto")
         assert datasets.resolve(reference, task="auto") == first
-        os.utime(file, ns=(0, 0))
+        assert len(read) == 1
+
+        file.write_bytes(as_jsonl([{"tixt": "a"}, {"tixt": "b"}]))
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
         with pytest.raises(ColumnError, match="tixt"):
             datasets.resolve(reference, task="auto")
 
