@@ -152,3 +152,23 @@ def test_what_is_known_of_a_plan_goes_with_it(plan):
     assert {name: written[name] for name in evidence} == evidence
     assert RankPlan.from_json(written) == known
     assert evidence.keys().isdisjoint(plan.to_json())
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": "lm_head"},
+        {"modules_to_save": {"lm_head": "many"}},
+        {"modules_to_save": {"lm_head": True}},
+        {"modules_to_save": {"lm_head": 8}, "untied_by_saving": ["embed_tokens"]},
+        {"modules_to_save": {"lm_head": 8}, "untied_by_saving": {"lm_head": 3}},
+    ],
+)
+def test_what_a_file_says_of_modules_that_train_whole_is_looked_at(plan, facts):
+    """Anybody may have written it; what reads a plan counts by it."""
+    data = plan.to_json()
+    data["provenance"] = facts
+
+    with pytest.raises(InvalidAdapter, match=r"provenance\.\w+ must be an object"):
+        RankPlan.from_json(data)

@@ -19,7 +19,7 @@ from fimlora.errors import InvalidAdapter, InvalidOption
 from fimlora.plan_table import plan_table
 from fimlora.scaling import Scaling, alpha_of, check_scaling, scale_of
 from fimlora.shares import shares_of
-from fimlora.whole_names import MODULES_TO_SAVE
+from fimlora.whole_names import MODULES_TO_SAVE, checked_facts
 
 RANK_MAP_FORMAT = "fimlora.rank_map/1"
 BudgetUnit = Literal["rank", "parameters", "fraction", "bytes"]
@@ -377,7 +377,7 @@ class RankPlan:
                 scaling=data.get("scaling", "constant"),
                 lora_alpha=data.get("lora_alpha"),
                 controls={k: dict(v["pattern"]) for k, v in data["controls"].items()},
-                provenance=data["provenance"],
+                provenance=checked_facts(data["provenance"]),
                 not_targeted=dict(data.get("not_targeted", {})),
                 signal=data.get("signal"),
                 confidence=data.get("confidence"),

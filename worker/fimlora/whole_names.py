@@ -90,3 +90,25 @@ def saved_sentence(provenance: Mapping[str, Any]) -> str:
     line = f"saved whole: {shown}, {sum(modules.values()):,} parameters, beside the budget"
     untied = [f"{name} from {other}" for name, other in (provenance.get(UNTIED) or {}).items()]
     return f"{line} (as copies, which unties {', '.join(untied)})" if untied else line
+
+
+def checked_facts(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Read a plan's provenance from a file that anybody may have written.
+
+    Args:
+        provenance: As it was read.
+
+    Returns:
+        The same.
+
+    Raises:
+        TypeError: What it says of modules that train whole is something else.
+    """
+    for key, kind, said in ((MODULES_TO_SAVE, int, "numbers"), (UNTIED, str, "names")):
+        facts = provenance.get(key)
+        if facts is not None and not (
+            isinstance(facts, Mapping)
+            and all(isinstance(v, kind) and not isinstance(v, bool) for v in facts.values())
+        ):
+            raise TypeError(f"provenance.{key} must be an object of names and {said}")
+    return provenance

@@ -99,13 +99,13 @@ def check_tokenizer(folder: Path, config: Mapping[str, Any], shapes: Shapes | No
         )
 
 
-def _state(file: Path) -> tuple[str, int, int, int]:
+def _state(file: Path) -> tuple[str, int, int, int, int]:
     state = file.stat()
-    return file.name, state.st_size, state.st_mtime_ns, state.st_ino
+    return file.name, state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns
 
 
 @lru_cache(maxsize=64)
-def _read_ids(folder: Path, files: tuple[tuple[str, int, int, int], ...]) -> TokenizerIds:
+def _read_ids(folder: Path, files: tuple[tuple[str, int, int, int, int], ...]) -> TokenizerIds:
     # Read once as long as it is the same: it may have some hundred thousand lines.
     names = vocabularies_among([name for name, *_ in files])
     with _one_at_a_time:
