@@ -141,7 +141,8 @@ def test_short_forms_expand_to_tagged_references():
         ({"exclude_modules": "all-linear"}, "a list of names .* a name belongs in a list"),
         ({"exclude_modules": "*q"}, "is no regular expression: it goes wrong at character 1"),
         ({"modules_to_save": "lm_head"}, r'such as \["lm_head"\], or null; it is text'),
-        ({"modules_to_save": []}, "must have 1 to 10000 names; it has 0"),
+        ({"modules_to_save": []}, "must have 1 to 500 names; it has 0"),
+        ({"modules_to_save": ["lm_head"] * 501}, "must have 1 to 500 names; it has 501"),
         ({"modules_to_save": [1]}, "name 1 must be text; it is a number"),
         ({"exclude_modules": {}}, "must be a list of names .*; it is an object"),
         (

@@ -13,18 +13,17 @@ from pydantic import BeforeValidator, Field
 from fimlora_contract.base import json_kind
 
 MAX_TARGETS, MAX_TARGET_CHARS = 10_000, 256
+MAX_SAVED = 500  # with more, PEFT takes hours to find them in a large model
 MAX_EXPRESSION_CHARS = 1024
 SPECIAL = frozenset("\\*+?[](){}|^$")  # none can stand in a module's name
 
-Names = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=MAX_TARGET_CHARS)]],
-    Field(min_length=1, max_length=MAX_TARGETS),
-]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_TARGET_CHARS)]
+Names = Annotated[list[Name], Field(min_length=1, max_length=MAX_TARGETS)]
 Expression = Annotated[str, Field(min_length=1, max_length=MAX_EXPRESSION_CHARS)]
 TargetModules = Names | Literal["all-linear"] | Expression | None
 ExcludeModules = Names | Expression | None
 TargetParameters = Names | Literal["all"] | None
-ModulesToSave = Names | None
+ModulesToSave = Annotated[list[Name], Field(min_length=1, max_length=MAX_SAVED)] | None
 
 
 def is_expression(text: str) -> bool:
@@ -74,7 +73,7 @@ def check_modules_to_save(value: Any) -> Any:
         ValueError: Says what was given and what is allowed.
     """
     if value is None or isinstance(value, list):
-        return _check(value, "")
+        return _check(value, "", most=MAX_SAVED)
     kind = "text" if isinstance(value, str) else json_kind(value)
     raise ValueError(
         f'must be a list of names of modules such as ["lm_head"], or null; it is {kind}'
@@ -100,15 +99,15 @@ AnySaved = Annotated[
 ]
 
 
-def _check(value: Any, more: str) -> Any:
+def _check(value: Any, more: str, *, most: int = MAX_TARGETS) -> Any:
     if value is None:
         return value
     if isinstance(value, str):
         return _check_expression(value, more)
     if not isinstance(value, list):
         raise ValueError(f"{_allowed(more)}; it is {json_kind(value)}")
-    if not 1 <= len(value) <= MAX_TARGETS:
-        raise ValueError(f"must have 1 to {MAX_TARGETS} names; it has {len(value)}")
+    if not 1 <= len(value) <= most:
+        raise ValueError(f"must have 1 to {most} names; it has {len(value)}")
     for number, name in enumerate(value, 1):
         if not isinstance(name, str):
             raise ValueError(f"name {number} must be text; it is {json_kind(name)}")
