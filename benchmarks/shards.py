@@ -2,9 +2,12 @@
 
 Real workers on a real Valkey, the pretrained MiniLM and docstrings of the standard library. Jobs
 in one shard and in several take turns on the same workers, each with rows of its own seed; the
-digests of both results are compared. Every worker computes with as many threads as are said.
+digests of both results are compared. Every worker computes with as many threads as are said. With
+--cpus each is held to some part of a core, as a container is: where all fit, none is in another's
+way, and what is left is what sharing itself costs.
 
     python benchmarks/shards.py --workers 2 --threads 1
+    python benchmarks/shards.py --workers 4 --cpus 0.4
 """
 
 import argparse
@@ -25,6 +28,7 @@ from demo.base_model import find_minilm
 from demo.docstrings import build_rows
 from redis import Redis
 
+from cpu_quota import held_to
 from fimlora_contract.jobs import Stage
 from support.jobs import Jobs, write_jsonl
 from support.valkey import running_valkey
@@ -105,6 +109,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each worker")
     parser.add_argument("--batches", type=int, default=64, help="of 16 rows")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--cpus", type=float, help="of each worker, such as 0.4 of a core")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -116,7 +121,10 @@ def main() -> None:
         for number in range(options.workers):
             log = root / f"worker-{number}.log"
             threads = {"FIMLORA_TORCH_THREADS": str(options.threads)}
-            stack.enter_context(running_worker(url, root, log, **threads))
+            worker = stack.enter_context(running_worker(url, root, log, **threads))
+            if options.cpus is not None:
+                pids = (worker.process.pid, *worker.child_pids())
+                stack.enter_context(held_to(options.cpus, pids))
         while jobs.redis.hlen("fimlora:workers") < options.workers:
             time.sleep(0.1)
         both = (1, options.workers)
@@ -133,23 +141,18 @@ def main() -> None:
                 times[shards].append(seconds)
                 digests.add(digest)
             n_equal += len(digests) == 1
-            apart.append(run_apart(jobs, turn, n=options.workers, n_batches=options.batches))
+            if options.cpus is None:
+                apart.append(
+                    run_apart(jobs, turn, n=options.workers, n_batches=options.batches)
+                )
     print(
-        f"{options.workers} workers of {options.threads} threads, {os.cpu_count()} cores, load "
+        f"{options.workers} workers of {options.threads} threads"
+        f"{f' held to {options.cpus:g} cores each' if options.cpus else ''}, {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f}; {options.batches} batches of 16 rows, {options.turns} turns"
     )
     report(times, options.workers)
-    turns = zip(times[1], times[options.workers], apart, strict=True)
-    shared_by_machine = [
-        (one.measuring / several.measuring, options.workers * one.measuring / at_once)
-        for one, several, at_once in turns
-    ]
-    of_machine = statistics.median(machine for _, machine in shared_by_machine)
-    share = statistics.median(shared / machine for shared, machine in shared_by_machine)
-    print(
-        f"the machine itself gives {of_machine:.2f} x: so many times as much is measured by "
-        f"{options.workers} workers at once, each with a job of its own; shards give {share:.0%} of it"
-    )
+    if apart:
+        report_machine(times, apart, options.workers)
     print(f"equal results, to the last bit: {n_equal} of {options.turns}")
 
 
@@ -168,6 +171,21 @@ def report(times: dict[int, list[Seconds]], k: int) -> None:
     print(
         f"of one shard's job {fixed:.0%} is no measuring, so {k} workers could give "
         f"{1 / (fixed + (1 - fixed) / k):.2f} x of the whole at most"
+    )
+
+
+def report_machine(times: dict[int, list[Seconds]], apart: list[float], k: int) -> None:
+    """Print how much more of unrelated work the machine does at once, and how much of it shards give."""
+    turns = zip(times[1], times[k], apart, strict=True)
+    shared_by_machine = [
+        (one.measuring / several.measuring, k * one.measuring / at_once)
+        for one, several, at_once in turns
+    ]
+    of_machine = statistics.median(machine for _, machine in shared_by_machine)
+    share = statistics.median(shared / machine for shared, machine in shared_by_machine)
+    print(
+        f"the machine itself gives {of_machine:.2f} x: so many times as much is measured by "
+        f"{k} workers at once, each with a job of its own; shards give {share:.0%} of it"
     )
 
 
