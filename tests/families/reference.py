@@ -84,6 +84,54 @@ def reads_padding(model: nn.Module, alone: list[Example], padded: list[Example])
     )
 
 
+def count_rerouted(model: nn.Module, alone: list[Example], together: list[Example]) -> int:
+    """Count the tokens that a model by itself gives other fused experts beside other examples.
+
+    Args:
+        model: The model, without anything of ours on it.
+        alone: The examples one by one, without padding.
+        together: The same examples in batches, in order, padded on the right.
+
+    Returns:
+        How many, over all layers; 0 of a model without fused experts that are given an index.
+    """
+    found = [_chosen_experts(model, example) for example in alone]
+    start, n_rerouted = 0, 0
+    for batch in together:
+        n_rows, width = batch["input_ids"].shape
+        by_layer = _chosen_experts(model, batch)
+        for row in range(n_rows):
+            own = found[start + row]
+            for name, chosen in by_layer.items():
+                beside = chosen.unflatten(0, (n_rows, width))[row, : len(own[name])]
+                n_rerouted += int((beside != own[name]).any(-1).sum())
+        start += n_rows
+    return n_rerouted
+
+
+def _chosen_experts(model: nn.Module, batch: Example) -> dict[str, Tensor]:
+    """The experts of each token, in rising order, as each layer's fused experts are given them."""
+    chosen: dict[str, Tensor] = {}
+
+    def note(name: str, given: tuple[Any, ...]) -> None:
+        whole = [t for t in given if isinstance(t, Tensor) and not t.is_floating_point()]
+        if whole:
+            chosen[name] = whole[0].sort(-1).values
+
+    owners = {name.rpartition(".")[0] for name in fused_parameters(model)}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, name=name: note(name, given)
+        )
+        for name in sorted(owners)
+    ]
+    with torch.no_grad():
+        model(**batch)
+    for handle in handles:
+        handle.remove()
+    return chosen
+
+
 def runs(model: nn.Module, example: Example) -> bool:
     """Whether a model has a loss for an example, and no error."""
     return _loss(model, example) is not None

@@ -107,7 +107,8 @@ _VISION_TEXT = """
 """
 # Who makes a checkpoint with its processor, by model type.
 _MEDIA = {
-    "llava": "llava", "paligemma": "paligemma", "qwen2_5_vl": "qwen_vl", "qwen2_audio": "qwen_audio",
+    "gemma3": "gemma3", "idefics3": "idefics3", "llava": "llava", "paligemma": "paligemma",
+    "qwen2_5_vl": "qwen_vl", "qwen2_audio": "qwen_audio", "qwen2_vl": "qwen2_vl",
 }  # fmt: skip
 _AUTO = {
     "media": modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,

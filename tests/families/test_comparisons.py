@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from families.comparisons import (
     Rounding,
@@ -19,6 +20,7 @@ from families.comparisons import (
 from families.product import Wanted, run
 from families.reference import (
     Adapted,
+    count_rerouted,
     example_energies,
     load_adapted,
     load_base,
@@ -163,3 +165,36 @@ def test_who_reads_padding_is_told_from_who_does_not():
             alone = [{**e, "labels": e["labels"] % 2} for e in alone]
 
         assert reads_padding(model, alone, padded_examples(alone)) is wanted
+
+
+class RoutedBySize(nn.Module):
+    """Gives every token one expert alone, and the first of a row another beside other rows."""
+
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up_proj = nn.Parameter(torch.zeros(3, 2, 2))
+
+        def forward(self, hidden, index):
+            return hidden
+
+    def __init__(self, *, is_moved):
+        super().__init__()
+        self.mlp, self.is_moved = nn.ModuleDict({"experts": self.Experts()}), is_moved
+
+    def forward(self, input_ids, attention_mask, labels):
+        index = torch.ones_like(input_ids)
+        if self.is_moved and len(input_ids) > 1:
+            index[:, 0] = 2
+        return self.mlp["experts"](torch.zeros(index.numel(), 2), index.reshape(-1, 1))
+
+
+def test_tokens_that_are_given_other_experts_in_a_batch_are_counted():
+    """One of each row, of a model that does so; none of others, with fused experts or without."""
+    alone = examples(FAMILY)
+    pair = alone, batches(alone)
+
+    assert count_rerouted(RoutedBySize(is_moved=True), *pair) == len(alone)
+    assert count_rerouted(RoutedBySize(is_moved=False), *pair) == 0
+    assert count_rerouted(FAMILIES["mixtral/causal_lm"].pretrained(), *pair) == 0
+    assert count_rerouted(FAMILY.pretrained(), *pair) == 0

@@ -26,7 +26,7 @@ from fimlora.model.compiled import running_uncompiled
 from fimlora.model.exclusive import exclusive
 from fimlora.model.peft_trial import unadaptable_by_peft
 from fimlora.model.saved_whole import facts_of_saved, saved_on
-from fimlora.model.targets import Choice, choose_targets, ties_among
+from fimlora.model.targets import Choice, choose_targets, facts_of_ties, ties_among
 from fimlora.plan import Budget, RankPlan
 
 
@@ -114,18 +114,18 @@ def apply_fim_ranks(
                 halves=signal,
             )
             statistics = measure_resident(model, dataloader, settings)
+        names = [module.name for module in statistics.modules]
         plan = allocate(
             score(statistics, method, aggregation=aggregation),
-            _mean_rank([ranks[m.name] for m in statistics.modules])
-            if budget is None
-            else budget,
+            _mean_rank([ranks[name] for name in names]) if budget is None else budget,
             r_min=r_min,
             r_max=r_max,
             multiple_of=multiple_of,
-            groups=ties_among(model, [m.name for m in statistics.modules]),
+            groups=ties_among(model, names),
             scale=scale,
             seed=seed,
-            provenance=facts_of_saved(saved_on(model, adapter_name)),
+            provenance=facts_of_saved(saved_on(model, adapter_name))
+            | facts_of_ties(model, names),
         )
         source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
         plan = with_signal(plan, source)

@@ -1,4 +1,4 @@
-"""Names of modules that are trained whole; nothing here imports torch."""
+"""Names of modules that are trained whole, or share a weight; nothing here imports torch."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,6 +8,8 @@ FULL_NAMES = ("classifier", "score")
 # In a plan's provenance: parameters by name of what the request has trained whole besides, and
 # which of these share a weight that their copies do not.
 MODULES_TO_SAVE, UNTIED = "modules_to_save", "untied_by_saving"
+# Target modules that are one weight with another module, by name, and that.
+TIED = "tied_targets"
 _MOST_SHOWN = 4
 
 
@@ -102,9 +104,13 @@ def checked_facts(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
         The same.
 
     Raises:
-        TypeError: What it says of modules that train whole is something else.
+        TypeError: What it says of modules that train whole, or are tied, is something else.
     """
-    for key, kind, said in ((MODULES_TO_SAVE, int, "numbers"), (UNTIED, str, "names")):
+    for key, kind, said in (
+        (MODULES_TO_SAVE, int, "numbers"),
+        (UNTIED, str, "names"),
+        (TIED, str, "names"),
+    ):
         facts = provenance.get(key)
         if facts is not None and not (
             isinstance(facts, Mapping)

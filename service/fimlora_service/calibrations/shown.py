@@ -64,18 +64,41 @@ def shown_unread(config: Mapping[str, Any], named: Collection[str]) -> Shown:
 
 def _image(config: Mapping[str, Any]) -> tuple[int, str]:
     part = _part(config, "vision")
-    size, patch = _number(part.get("image_size")), _number(part.get("patch_size"))
-    if not size or not patch or patch > size or (size // patch) ** 2 > MOST:
+    size, patch = _sides(part.get("image_size")), _sides(part.get("patch_size"))
+    n = _n_patches(size, patch)
+    if not 0 < n <= MOST:
         return 0, (
             "images are counted as the tokens in max_length that stand for them: what their patches "
             "take beside these depends on their size, which no configuration tells, and the worker "
             "counts it once it has read them"
         )
-    n = (size // patch) ** 2
     return n, (
-        f"one image of a row is counted, as {n} patches (image_size {size}, patch_size {patch}) beside "
+        f"one image of a row is counted, as {n} patches (image_size {_said(size)}, patch_size "
+        f"{_said(patch)}) beside "
         "max_length; each further image, and each tile that one is cut into, takes as many more"
     )
+
+
+def _n_patches(size: tuple[int, int], patch: tuple[int, int]) -> int:
+    if not all(patch):
+        return 0
+    return (size[0] // patch[0]) * (size[1] // patch[1])
+
+
+def _sides(value: Any) -> tuple[int, int]:
+    """Height and width of what is a number, a list of one or both, or both by name; or 0."""
+    if isinstance(value, Mapping):
+        value = [value.get("height"), value.get("width")]
+    if not isinstance(value, list):
+        value = [value]
+    if not 1 <= len(value) <= 2:
+        return 0, 0
+    return _number(value[0]), _number(value[-1])
+
+
+def _said(sides: tuple[int, int]) -> str:
+    height, width = sides
+    return str(height) if height == width else f"{height} x {width}"
 
 
 def _sound(config: Mapping[str, Any]) -> tuple[int, str]:
@@ -104,7 +127,5 @@ def _part(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> int:
-    """A whole number, the first of a list of them, or 0."""
-    if isinstance(value, list) and value:
-        value = value[0]
+    """A whole number above 0, or 0."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -29,6 +29,7 @@ from fimlora_service.resolve.request_digest import MEASURED, request_digest
 from fimlora_service.resolve.saved_checks import check_saved
 from fimlora_service.resolve.target_checks import check_targets
 from fimlora_service.resolve.tenants import salt_of
+from fimlora_service.resolve.tie_checks import check_ties
 from fimlora_service.resolve.token_limit import check_tokens
 from fimlora_service.resolve.trained_adapters import ResolvedAdapter, TrainedAdapters
 
@@ -118,6 +119,7 @@ class Resolver:
         check_tokens(request, most=self._max_tokens)
         model = self._resolve_model(request)
         check_targets(request, shapes=model.shapes, config=model.config)
+        check_ties(request, shapes=model.shapes, config=model.config)
         check_exclusions(request, shapes=model.shapes, config=model.config)
         check_saved(request, shapes=model.shapes, config=model.config)
         dataset = self.resolve_dataset(request.dataset, task=request.calibration.task)

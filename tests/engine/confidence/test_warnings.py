@@ -194,3 +194,14 @@ def test_warnings_are_kept_in_a_rank_map():
     assert [row["code"] for row in data["warnings"]] == ["few_examples"]
     assert RankPlan.from_json(data) == plan
     assert RankPlan.from_json(older) == replace(plan, warnings=())
+
+
+def test_a_weight_of_two_names():
+    """Of each target that shares its weight, with what merging does to the other."""
+    name = MODULES[0].name
+    plan = plan_of({"tied_targets": {name: "model.embed_tokens"}})
+
+    assert list(messages(plan)) == ["tied_weight"]
+    assert f"{name} is one weight with model.embed_tokens" in messages(plan)["tied_weight"]
+    assert "unmerged" in messages(plan)["tied_weight"]
+    assert messages(replace(plan, ranks={**plan.ranks, name: 0})) == {}

@@ -75,12 +75,42 @@ def test_images_of_any_size_are_said_not_to_be_counted(http, body, data_dir):
     "part",
     [None, [], {}, {"image_size": -1, "patch_size": 0}, {"image_size": "a", "patch_size": 14},
      {"image_size": 10**30, "patch_size": 1}, {"image_size": [None], "patch_size": [2]},
-     {"image_size": 14, "patch_size": 28}],
+     {"image_size": 14, "patch_size": 28}, {"image_size": {"height": 28}, "patch_size": 14},
+     {"image_size": {"height": 28, "width": "28"}, "patch_size": 14},
+     {"image_size": [28, 28], "patch_size": [2, 14, 14]}, {"image_size": [[28]], "patch_size": 14},
+     {"image_size": [28, 13], "patch_size": [14, 14]}, {"image_size": {}, "patch_size": {}}],
 )  # fmt: skip
 def test_an_odd_configuration_is_no_figure(part):
     """Nor an error."""
     found = shown_in({"vision_config": part, "audio_config": part}, ["audio", "image"])
     assert (found.positions, found.note.count("depends on")) == (0, 2)
+
+
+@pytest.mark.parametrize("patch", [14, [14], [14, 14], {"height": 14, "width": 14}], ids=str)
+@pytest.mark.parametrize(
+    ("size", "n", "said"),
+    [(28, 4, "28"), ([28], 4, "28"), ([56, 28], 8, "56 x 28"), ([28, 42], 6, "28 x 42"),
+     ({"height": 56, "width": 42}, 12, "56 x 42"), ({"width": 28, "height": 28}, 4, "28")],
+)  # fmt: skip
+def test_sides_of_an_image_may_differ(size, n, said, patch):
+    """Height and width, as a list or by name, such as InternVL and SigLIP 2 have them."""
+    found = shown_in({"vision_config": {"image_size": size, "patch_size": patch}}, ["image"])
+
+    assert found.positions == n
+    assert f"as {n} patches (image_size {said}, patch_size 14)" in found.note
+
+
+def test_a_tower_of_unequal_sides_has_as_many_patches():
+    """As many as the model itself keeps positions for."""
+    config = transformers.InternVLVisionConfig(
+        image_size=[28, 56], patch_size=[14, 14], hidden_size=8, num_attention_heads=1,
+        intermediate_size=8, num_hidden_layers=1,
+    )  # fmt: skip
+    positions = transformers.InternVLVisionModel(config).embeddings.position_embeddings
+
+    found = shown_in({"vision_config": config.to_dict()}, ["image"])
+
+    assert found.positions == positions.shape[1] - 1  # one is of the class
 
 
 def test_rows_of_the_hub_are_counted_by_their_columns_or_said_not_to_be():

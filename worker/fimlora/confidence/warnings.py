@@ -11,6 +11,7 @@ from fimlora.adapter.initial.stated import selection_warnings
 from fimlora.allocation.distance import moved_share
 from fimlora.methods.registry import CONTROLS
 from fimlora.plan import PlanWarning, RankPlan
+from fimlora.whole_names import TIED
 
 FEW_EXAMPLES = 32
 # A plan that moves less than this share of what uniform spends is uniform in effect.
@@ -31,10 +32,11 @@ def warnings_of(plan: RankPlan, *, unknown: str | None = None) -> tuple[PlanWarn
         The warnings, in a fixed order.
     """
     if plan.rule in CONTROLS:  # whatever was measured, no rank is from it
-        return (*selection_warnings(plan), *_of_scaling(plan))
+        return (*selection_warnings(plan), *_of_scaling(plan), *_of_ties(plan))
     return (
         *selection_warnings(plan),
         *_of_scaling(plan),
+        *_of_ties(plan),
         *_of_examples(plan.provenance),
         *_of_classes(plan.provenance),
         *_of_head(plan.provenance),
@@ -61,6 +63,18 @@ def _of_scaling(plan: RankPlan) -> _Found:
         "readers without patterns, such as vLLM before 0.32, give all modules one scale: serve it "
         "with newer ones, or take scale in place of alpha",
     )
+
+
+def _of_ties(plan: RankPlan) -> _Found:
+    """Of LoRA on one name of a weight that has two: PEFT merges into the weight."""
+    for name, other in (plan.provenance.get(TIED) or {}).items():
+        if plan.ranks.get(name):
+            yield PlanWarning(
+                "tied_weight",
+                f"{name} is one weight with {other}: the adapter is right as it is, but merging adds "
+                "its update to both, which gives another model; serve it unmerged, or measure and "
+                "train a base model whose head is a copy of its own (tie_word_embeddings=False)",
+            )
 
 
 def _of_examples(facts: Mapping[str, Any]) -> _Found:

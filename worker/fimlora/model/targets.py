@@ -6,7 +6,7 @@ stands where the linear map was; its ``base_layer`` is that map, and what is mea
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -47,7 +47,7 @@ from fimlora.model.naming import (
 from fimlora.model.own_forward import returns_its_product
 from fimlora.model.packed_weights import logical_sizes
 from fimlora.plan import TargetModule
-from fimlora.whole_names import FULL_NAMES, inside_saved
+from fimlora.whole_names import FULL_NAMES, TIED, inside_saved
 
 ALL_LINEAR = "all-linear"
 # Of some modules of a model, by name: which cannot be adapted as planned, and why.
@@ -218,6 +218,21 @@ def ties_among(model: nn.Module, names: Collection[str]) -> list[tuple[str, str]
     """
     pairs = tied_pairs(dict(_base_modules(base_model_of(model))))
     return [pair for pair in pairs if {*pair} <= {*names}]
+
+
+def facts_of_ties(model: nn.Module, names: Collection[str]) -> dict[str, Any]:
+    """Say of target modules that are one weight with another module what a plan's provenance does.
+
+    Args:
+        model: A transformers model, wrapped by PEFT or not.
+        names: Names of the target modules.
+
+    Returns:
+        Facts; empty where there are none.
+    """
+    pairs = tied_pairs(dict(_base_modules(base_model_of(model))))
+    tied = {a: b for pair in pairs for a, b in (pair, pair[::-1]) if a in names}
+    return {TIED: dict(sorted(tied.items()))} if tied else {}
 
 
 def head_tensors(model: nn.Module, *, drawn: Collection[str] = ()) -> dict[str, Tensor]:
@@ -453,8 +468,9 @@ def _refuse_ties(model: nn.Module, names: Collection[str]) -> None:
     for table, linear in ties_among(model, names):
         raise UnsupportedModule(
             f"{table!r} and {linear!r} are one weight, to which merging would add the updates of "
-            "both, so that the merged model is another one: name one of them, or train both whole "
-            "with modules_to_save (apply_fim_ranks gives both of a live adapter one rank)"
+            "both, so that the merged model is another one: name one of them and serve the adapter "
+            "unmerged, or train both whole with modules_to_save (apply_fim_ranks gives both of a "
+            "live adapter one rank)"
         )
 
 

@@ -1,6 +1,6 @@
 """From an accepted request to a written adapter: the story of one attempt."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.measuring.head.fitted import head_of
 from fimlora.methods.expert_choice import with_experts
 from fimlora.model.saved_whole import facts_of_saved
+from fimlora.model.targets import facts_of_ties
+from fimlora.plan import TargetModule
 from fimlora.statistics.options import Execution
 from fimlora_contract.jobs import Stage
 from fimlora_contract.requests import CalibrationRequest
@@ -187,7 +189,8 @@ def _allocate(
     allocation = accepted.request.allocation
     statistics = with_experts(statistics, experts_of(accepted.request))
     scores = score(statistics, allocation.method, aggregation=allocation.aggregation)
-    plan = solve(accepted.request, scores, provenance=facts_of(accepted, prepared, rounds))
+    facts = facts_of(accepted, prepared, rounds, statistics.modules)
+    plan = solve(accepted.request, scores, provenance=facts)
     source = source_if_any(
         statistics, allocation.method, scale=plan.scale, aggregation=allocation.aggregation
     )
@@ -196,9 +199,12 @@ def _allocate(
 
 
 def facts_of(
-    accepted: AcceptedJob, prepared: Prepared, rounds: Mapping[str, Any]
+    accepted: AcceptedJob,
+    prepared: Prepared,
+    rounds: Mapping[str, Any],
+    modules: Iterable[TargetModule],
 ) -> dict[str, Any]:
-    """What a plan says of where it came from, beside what its statistics say."""
+    """What a plan for these modules says of where it came from, beside what statistics say."""
     calibration = accepted.request.calibration
     n_batches = rounds["n_batches_by"]["used"] if rounds else calibration.most_batches
     used = prepared.drawn.first(n_batches * calibration.batch_size)
@@ -206,6 +212,7 @@ def facts_of(
         "engine": engine_version,
         **sources(accepted.resolved),
         **facts_of_saved(prepared.model.saved),
+        **facts_of_ties(prepared.model.outline(), {module.name for module in modules}),
         "task": prepared.model.request.task,
         "batch_size": calibration.batch_size,
         "max_length": calibration.max_length,

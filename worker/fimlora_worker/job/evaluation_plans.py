@@ -79,7 +79,8 @@ def make_plans(
     def scores(method: str, experts: ExpertChoice | None) -> Scores:
         return score(with_experts(statistics, experts), method, aggregation=aggregation)
 
-    return _arms(ground, given, _solve(ground, scores, facts_of(accepted, prepared, rounds)))
+    facts = facts_of(accepted, prepared, rounds, statistics.modules)
+    return _arms(ground, given, _solve(ground, scores, facts))
 
 
 def _arms(
