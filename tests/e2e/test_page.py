@@ -154,16 +154,24 @@ def test_what_is_shown_to_train_with_loads_and_is_the_trainers_own(tab, service,
 
 
 @pytest.mark.parametrize(
-    ("name", "begins"), [("report.html", b"<!doctype"), ("rank_map.png", b"\x89PNG")]
-)
-def test_the_report_and_the_picture_are_taken_away(tab, job, name, begins):
-    """They are made on request, beside the files of the result."""
+    ("name", "begins"),
+    [
+        ("report.html", b"<!doctype"), ("rank_map-{day}.png", b"\x89PNG"),
+        ("rank_map-{day}.svg", b"<svg"),
+    ],
+)  # fmt: skip
+def test_the_report_and_the_picture_are_taken_away(tab, service, job, name, begins):
+    """They are made on request, beside the files of the result; a picture names its day."""
+    day = service.get(f"/jobs/{job}").json()["created_at"][:10]
+    name = name.format(day=day)
     page = tab.open(f"/#/jobs/{job}")
     with page.expect_download() as saved:
         page.get_by_role("button", name=f"Download {name}").click()
 
     assert saved.value.suggested_filename == name
-    assert Path(saved.value.path()).read_bytes().lower().startswith(begins.lower())
+    content = Path(saved.value.path()).read_bytes()
+    assert content.lower().startswith(begins.lower())
+    assert name.endswith(".png") or day.encode() in content
     tab.check()
 
 
