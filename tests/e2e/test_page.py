@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from support.browser import Tab, new_tab, running_browser
 from support.jobs import LABELLED, write_jsonl
@@ -230,6 +230,23 @@ def test_the_report_and_the_picture_are_taken_away(tab, service, job, name, begi
     content = Path(saved.value.path()).read_bytes()
     assert content.lower().startswith(begins.lower())
     assert name.endswith(".png") or day.encode() in content
+    tab.check()
+
+
+def test_what_an_estimate_says_to_mind_is_shown(tab, folder):
+    """Such as what of images and sounds is counted, and what is not."""
+
+    def with_note(route: Route) -> None:
+        answer = route.fetch()
+        estimate = answer.json()
+        estimate["memory"]["note"] = "sounds are counted by their longest"
+        route.fulfill(response=answer, json=estimate)
+
+    tab.page.route("**/estimate", with_note)
+    page = tab.open("/#/new")
+    fill(page, folder)
+
+    expect(page.get_by_text("sounds are counted by their longest")).to_be_visible()
     tab.check()
 
 
