@@ -28,6 +28,9 @@ def main() -> None:
     rows = load_dataset("json", data_files=options.rows, split="train")
     labels = sorted(set(rows["label"]))  # as the calibration numbers them
     tokenizer = AutoTokenizer.from_pretrained(options.model)
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:  # as of many decoders; the calibration took the same
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
 
     def encode(row: dict) -> dict:
         tokens = tokenizer(row["text"], truncation=True, max_length=128)
@@ -36,6 +39,7 @@ def main() -> None:
     base = AutoModelForSequenceClassification.from_pretrained(
         options.model, num_labels=len(labels)
     )
+    base.config.pad_token_id = tokenizer.pad_token_id  # a decoder's head reads what is before it
     model = with_adapter(base, options.adapter)
     model.print_trainable_parameters()
     trainer = Trainer(

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from fimlora.plan import TargetModule
+from fimlora_client.results import Result
 from fimlora_contract.charts import MEDIA_TYPE
 from fimlora_contract.jobs import CalibrationResult, Job
 from fimlora_contract.plans import Plan
@@ -89,9 +90,29 @@ def test_a_job_says_where_it_stands_and_what_it_found(rank_map):
     assert "the loss is <nan>" in Cells(failed["text/html"]).cells[0]
     assert Cells(succeeded["text/html"]).cells[:2] == [
         "job job_1 is succeeded",
-        "no signal <here>",
+        "2026-01-02",
     ]
     assert MEDIA_TYPE in succeeded
+
+
+def test_a_job_and_its_result_name_model_data_and_day(rank_map):
+    """A plan by itself has no day, and names what it knows."""
+    facts = {
+        "base_model": {"id": "org/model", "revision": "0123456789abcdef"},
+        "dataset": {"source": "inline", "digest": "sha256:fedcba9876543210"},
+    }
+    known = rank_map.model_copy(update={"provenance": facts})
+    result = CalibrationResult(
+        digest="sha256:1", artifacts=[], adapter_config={}, rank_map=known
+    )
+    done = job(status="succeeded", result=result)
+    of = "model: org/model (0123456789ab), data: rows of the request (fedcba987654)"
+
+    assert Cells(shown(known)["text/html"]).cells[0] == of
+    assert Cells(shown(done)["text/html"]).cells[1] == f"{of}, 2026-01-02"
+    made = shown(Result.of(done))
+    assert Cells(made["text/html"]).cells[0] == f"{of}, 2026-01-02"
+    assert made["text/plain"].startswith(f"{of}, 2026-01-02: no signal <here> ")
 
 
 def test_an_evaluation_shows_its_verdict_and_differences():

@@ -4,14 +4,16 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, expect
+import torch
+from playwright.sync_api import Browser, Page, Route, expect
 
 from support.browser import Tab, new_tab, running_browser
 from support.jobs import LABELLED, write_jsonl
-from support.model_folders import make_encoder
+from support.model_folders import make_decoder, make_encoder
 from support.service_process import running_service
 from support.valkey import running_valkey
 from support.workers import running_worker
@@ -22,6 +24,10 @@ PAGES = [
     "/", "/#/new", "/#/jobs/{job}", "/#/jobs/job_00000000000000000000000", "/#/evaluations",
     "/#/compare", "/#/pins", "/#/operate", "/#/nowhere",
 ]  # fmt: skip
+LANGUAGE_TRAINERS = {
+    "TRL": "trl", "Axolotl": "axolotl", "LLaMA-Factory": "llama-factory", "ms-swift": "ms-swift",
+    "Unsloth": "unsloth",
+}  # fmt: skip
 # Answers that are no success are told of by the browser itself.
 ITS_OWN = "Failed to load resource"
 
@@ -32,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     (folder / "data" / "models").mkdir(parents=True)
     make_encoder(folder / "data" / "models" / "tiny")
+    make_decoder(folder / "data" / "models" / "decoder")
     write_jsonl(folder / "rows.jsonl", LABELLED)
     return folder
 
@@ -68,18 +75,27 @@ def tab(browser: Browser, url: str) -> Iterator[Tab]:
 @pytest.fixture(scope="module")
 def job(service: httpx2.Client) -> str:
     """A calibration that has succeeded."""
+    return str(calibrated(service, base_model="tiny", rows=LABELLED)["id"])
+
+
+def calibrated(
+    service: httpx2.Client, *, base_model: str, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """A calibration of a small model that has succeeded."""
     body = {
-        "base_model": "tiny",
-        "dataset": {"source": "inline", "rows": LABELLED},
+        "base_model": base_model,
+        "dataset": {"source": "inline", "rows": rows},
         "budget": 4,
         "calibration": {"n_batches": 2, "batch_size": 4},
         "metadata": {"run": "first"},
     }
-    found = service.post(
-        "/calibrate", json=body, headers={"Prefer": "wait=60"}, timeout=90
-    ).json()
-    assert found["status"] == "succeeded", found
-    return str(found["id"])
+    job: dict[str, Any] = service.post("/calibrate", json=body).json()
+    for _ in range(4):
+        job = service.get(f"/jobs/{job['id']}", params={"wait": 60}, timeout=90).json()
+        if job["status"] not in ("queued", "running"):
+            break
+    assert job["status"] == "succeeded", job
+    return job
 
 
 def fill(page: Page, folder: Path, *, budget: str = "8") -> None:
@@ -142,9 +158,11 @@ def test_what_is_shown_to_train_with_loads_and_is_the_trainers_own(tab, service,
     )
     expect(used).to_contain_text(f"from transformers import {facts['model_class']}")
     expect(used).not_to_contain_text('from_pretrained("tiny"')
-    page.get_by_role("tab", name="Axolotl").click()
-    words = service.get(f"/rank-patterns/{result['digest']}", params={"format": "axolotl"}).text
-    expect(used.locator("pre")).to_have_text(words.rstrip())
+    for tool in LANGUAGE_TRAINERS:
+        expect(page.get_by_role("tab", name=tool)).to_have_count(0)
+    expect(
+        page.get_by_text("train language models, and this plan is for a classifier")
+    ).to_be_visible()
     page.get_by_role("tab", name="vLLM").click()
     expect(used).to_contain_text(
         "Not for this plan: vLLM serves no adapter with modules_to_save"
@@ -153,17 +171,82 @@ def test_what_is_shown_to_train_with_loads_and_is_the_trainers_own(tab, service,
     tab.check(expected="422")
 
 
+def test_a_language_model_is_shown_to_every_trainer(tab, service, folder):
+    """In the words of the API."""
+    rows = [{"text": row["text"]} for row in LABELLED]
+    job = calibrated(service, base_model="decoder", rows=rows)
+    page = tab.open(f"/#/jobs/{job['id']}")
+    used = page.get_by_role("tabpanel")
+
+    for tool, words_of in LANGUAGE_TRAINERS.items():
+        page.get_by_role("tab", name=tool).click()
+        path = f"/rank-patterns/{job['result']['digest']}"
+        words = service.get(path, params={"format": words_of}).text
+        expect(used.locator("pre")).to_have_text(words.rstrip())
+    expect(page.get_by_text("train language models, and this plan is")).to_have_count(0)
+    tab.check()
+
+
+def test_what_is_shown_for_a_decoder_that_classifies_runs_on_a_batch(
+    tab, service, folder, tmp_path, monkeypatch
+):
+    """Its head reads the last token before padding, so that the model must know which that is."""
+    job = calibrated(service, base_model="decoder", rows=LABELLED)
+    page = tab.open(f"/#/jobs/{job['id']}")
+    text = page.get_by_role("tabpanel").locator("pre").inner_text()
+    (tmp_path / "adapter").mkdir()
+    found = service.get(f"/jobs/{job['id']}/artifacts/adapter_config.json")
+    (tmp_path / "adapter/adapter_config.json").write_bytes(found.content)
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+
+    exec(text.replace('"BASE_MODEL"', repr(str(folder / "data/models/decoder"))), made)
+    short, long = LABELLED[0]["text"].split()[0], LABELLED[0]["text"]
+    batch = made["tokenizer"]([short, long], padding=True, return_tensors="pt")
+    alone = made["tokenizer"]([short], return_tensors="pt")
+
+    model = made["model"].eval()
+    with torch.no_grad():
+        padded = model(**batch).logits[0]
+        assert torch.allclose(padded, model(**alone).logits[0], atol=1e-5)
+
+
 @pytest.mark.parametrize(
-    ("name", "begins"), [("report.html", b"<!doctype"), ("rank_map.png", b"\x89PNG")]
-)
-def test_the_report_and_the_picture_are_taken_away(tab, job, name, begins):
-    """They are made on request, beside the files of the result."""
+    ("name", "begins"),
+    [
+        ("report.html", b"<!doctype"), ("rank_map-{day}.png", b"\x89PNG"),
+        ("rank_map-{day}.svg", b"<svg"),
+    ],
+)  # fmt: skip
+def test_the_report_and_the_picture_are_taken_away(tab, service, job, name, begins):
+    """They are made on request, beside the files of the result; a picture names its day."""
+    day = service.get(f"/jobs/{job}").json()["created_at"][:10]
+    name = name.format(day=day)
     page = tab.open(f"/#/jobs/{job}")
     with page.expect_download() as saved:
         page.get_by_role("button", name=f"Download {name}").click()
 
     assert saved.value.suggested_filename == name
-    assert Path(saved.value.path()).read_bytes().lower().startswith(begins.lower())
+    content = Path(saved.value.path()).read_bytes()
+    assert content.lower().startswith(begins.lower())
+    assert name.endswith(".png") or day.encode() in content
+    tab.check()
+
+
+def test_what_an_estimate_says_to_mind_is_shown(tab, folder):
+    """Such as what of images and sounds is counted, and what is not."""
+
+    def with_note(route: Route) -> None:
+        answer = route.fetch()
+        estimate = answer.json()
+        estimate["memory"]["note"] = "sounds are counted by their longest"
+        route.fulfill(response=answer, json=estimate)
+
+    tab.page.route("**/estimate", with_note)
+    page = tab.open("/#/new")
+    fill(page, folder)
+
+    expect(page.get_by_text("sounds are counted by their longest")).to_be_visible()
     tab.check()
 
 

@@ -11,10 +11,14 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 from redis import Redis
 
+from fimlora import Budget, compare, measure
 from fimlora_contract.charts.rows import evaluation_rows, plan_rows
+from fimlora_contract.comparison_requests import JobComparisonRequest
+from fimlora_contract.comparisons import JobComparison
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.store import JobStore
 from support.browser import Tab, new_tab, running_browser
+from support.experts import LINEAR, mixture, mixture_batches
 from support.results import make_result, make_statistics, with_null_and_halves
 from support.service import make_model
 from support.service_process import running_service
@@ -222,6 +226,85 @@ def test_a_mixture_says_what_its_experts_saw(tab, stack):
     expect(rows.first.get_by_role("cell")).to_contain_text(["3", "", "0", "1,200", "1", ""])
     expect(rows.first.get_by_role("img", name="at most 50.0 % in one expert")).to_be_visible()
     expect(rows.last.get_by_role("img")).to_have_count(1)
+    tab.check()
+
+
+@pytest.fixture(scope="module")
+def compared() -> dict[str, Any]:
+    """What a job answers of a mixture whose experts are selected: the engine's own comparison."""
+    statistics = measure(
+        mixture("mixtral"), mixture_batches(), target_modules=[LINEAR],
+        target_parameters="all", estimator="exact",
+    )  # fmt: skip
+    found = compare(
+        statistics, Budget("parameters", 6000), methods=["fim", "uniform"], r_min=1,
+        experts={"select": "routed", "share": 0.5},
+    )  # fmt: skip
+    answer = JobComparison.model_validate(found.to_json() | {"job_id": "job_1"})
+    return answer.model_dump(mode="json")
+
+
+def test_selected_experts_are_held_against_random_ones(tab, stack, compared):
+    """Asked with the plan's own settings and method; the table has what the command prints."""
+    experts = {"select": "routed", "share": 0.5}
+    asked = []
+
+    def with_selection(route: Route) -> None:
+        answer = route.fetch()
+        job = answer.json()
+        job["request"]["allocation"] = {"method": "fim", "r_min": 1, "experts": experts}
+        route.fulfill(response=answer, json=job)
+
+    def answer_comparison(route: Route) -> None:
+        asked.append(JobComparisonRequest.model_validate(route.request.post_data_json))
+        route.fulfill(json=compared)
+
+    tab.page.route(f"**/jobs/{stack.job}", with_selection)
+    tab.page.route(f"**/jobs/{stack.job}/compare", answer_comparison)
+    page = tab.open(f"/#/jobs/{stack.job}")
+    page.get_by_role("button", name="Compare with random experts").click()
+
+    rows = page.get_by_role("region", name="Experts").get_by_role("row")
+    rows = rows.filter(has=page.get_by_role("rowheader"))
+    expect(rows).to_have_count(2)
+    for row, found in zip(rows.all(), compared["experts"], strict=True):
+        expect(row.get_by_role("rowheader")).to_have_text(found["select"])
+        expect(row).to_contain_text(f"{found['selected']} of {found['experts']}")
+        expect(row).to_contain_text(f"{100 * found['tokens']:.1f} %")
+        expect(row).to_contain_text(f"{found['methods'][0]['parameters']:,}")
+    (request,) = asked
+    assert request.methods == ["fim", "uniform"]
+    assert request.allocation.experts.model_dump(exclude_none=True) == experts
+    assert request.allocation.r_min == 1
+    assert tab.violations() == []
+    tab.check()
+
+
+def test_a_comparison_shows_plans_pairs_and_experts(tab, stack, compared):
+    """What the command prints of it, on the page of the job."""
+    result = {"digest": "sha256:1", "artifacts": [], "comparison": compared}
+
+    def as_comparison(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(
+            response=answer, json=answer.json() | {"kind": "comparison", "result": result}
+        )
+
+    tab.page.route(f"**/jobs/{stack.job}", as_comparison)
+    page = tab.open(f"/#/jobs/{stack.job}")
+
+    part = page.get_by_role("region", name="Plans side by side")
+    for name, header in (
+        ("What the plan of each method spends", [row["method"] for row in compared["methods"]]),
+        ("How alike the plans of two methods are", [pair["a"] for pair in compared["pairs"]]),
+        ("Selected experts beside random ones", ["routed", "random"]),
+    ):
+        table = part.get_by_role("table", name=name)
+        expect(table.get_by_role("rowheader")).to_have_text(header)
+    overlap = f"{100 * compared['pairs'][0]['overlap']:.1f} %"
+    expect(part.get_by_role("cell", name=overlap)).to_be_visible()
+    expect(page.get_by_role("heading", name="Rank map")).to_have_count(0)
+    assert tab.violations() == []
     tab.check()
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fimlora_client.errors import MissingExtra
 from fimlora_contract.artifacts import Artifact
+from fimlora_contract.charts.notebook import plan_bundle
 from fimlora_contract.jobs import CalibrationResult, Job
 from fimlora_contract.rank_maps import RankMap
 
@@ -45,7 +46,8 @@ class Result:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """What a notebook shows."""
-        return self.rank_map._repr_mimebundle_()
+        rank_map = self.rank_map.model_dump(mode="json")
+        return plan_bundle(rank_map, day=f"{self.job.created_at:%Y-%m-%d}")
 
     @property
     def cached(self) -> bool:

@@ -222,7 +222,8 @@ class Job(AnswerModel):
         if self.error is not None:
             said += f": {self.error.code}: {self.error.detail}"
         if isinstance(self.result, CalibrationResult):
-            shown = plan_bundle(self.result.rank_map.model_dump(mode="json"))
+            rank_map = self.result.rank_map.model_dump(mode="json")
+            shown = plan_bundle(rank_map, day=f"{self.created_at:%Y-%m-%d}")
         elif isinstance(self.result, EvaluationResult):
             shown = evaluation_bundle(self.result.model_dump(mode="json"))
         else:

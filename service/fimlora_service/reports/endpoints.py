@@ -34,7 +34,7 @@ REFUSALS = (
     errors.ValidationFailed,
     errors.RedisUnavailable,
 )
-HTML, PNG = "text/html", "image/png"
+HTML, PNG, SVG = "text/html", "image/png", "image/svg+xml"
 
 
 def drawn(media_type: str) -> dict[int | str, dict[str, Any]]:
@@ -103,6 +103,33 @@ def retrieve_rank_map_picture(
         return draw_png(dated_picture(job, result.rank_map))
 
     return answer(request, job, drawings, make, media_type=PNG, name=f"rank_map-{id}.png")
+
+
+@router.get(
+    "/jobs/{id}/rank_map.svg",
+    tags=["jobs"],
+    dependencies=[READS],
+    response_class=Response,
+    response_description="The rank map, with model, data and day.",
+    responses=drawn(SVG),
+)
+@draws
+def retrieve_dated_rank_map(
+    id: JobId, request: Request, store: StoreDep, drawings: DrawingsDep
+) -> Response:
+    """Draw the rank map of a plan with its day, which the file of that name cannot have.
+
+    The file is kept by its content, and the same plan has the same content on every day.
+    """
+    job = store.shown(id).to_job()
+    result = plan_of(job)
+
+    def make() -> bytes:
+        from fimlora_service.reports.plan_report import dated_picture
+
+        return dated_picture(job, result.rank_map).encode()
+
+    return answer(request, job, drawings, make, media_type=SVG, name=f"rank_map-{id}.svg")
 
 
 def report_of(

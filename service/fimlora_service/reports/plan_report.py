@@ -36,7 +36,7 @@ def plan_report(job: Job, result: CalibrationResult) -> Report:
         notes=[*_confidence(rank_map), *(w.message for w in rank_map.warnings), TRAINING],
         figures=figures,
         tables=list(_tables(rank_map, job)),
-        use=_use(job.id, rank_map),
+        use=_use(job.id, result),
         digests=digests_of(result),
         missing=missing,
     )
@@ -199,14 +199,19 @@ def _modules(rank_map: RankMap) -> Table:
     return Table("Every module", head, rows, note)
 
 
-def _use(job_id: str, rank_map: RankMap) -> dict[str, str]:
+def _use(job_id: str, result: CalibrationResult) -> dict[str, str]:
     fetch = f"fimlora fetch {job_id} --output adapter"
     python = (
         "from peft import LoraConfig, get_peft_model\n\n"
         'model = get_peft_model(base_model, LoraConfig.from_pretrained("adapter"))'
     )
+    if any(file.name == "adapter_model.safetensors" for file in result.artifacts):
+        python = (
+            "from peft import PeftModel\n\n"
+            'model = PeftModel.from_pretrained(base_model, "adapter", is_trainable=True)'
+        )
     use = {"Fetch the adapter's configuration:": fetch, "Train by it with PEFT:": python}
-    if rank_map.provenance.get("dataset"):
+    if result.rank_map.provenance.get("dataset"):
         use["Find out whether these ranks help on your task:"] = (
             f"fimlora evaluate MODEL DATASET --plan mine={job_id}"
         )

@@ -213,6 +213,26 @@ def test_anchored_keys_come_with_a_warning():
         assert NEEDS_ANCHORS in export(plan, config, tool).text
 
 
+@pytest.mark.parametrize("format", ["axolotl", "trl", "unsloth", "llama-factory", "ms-swift"])
+def test_a_trainer_of_language_models_says_so_of_other_tasks(format):
+    """It would load another model, or refuse it; the snippet of TRL shows what PEFT does instead."""
+    plan = plan_of((TargetModule("layers.0.q", 64, 64),), [4])
+    texts = {
+        task: export(
+            plan,
+            build_adapter_config(plan, base_model="m", task_type=task, target_modules=["q"]),
+            format,
+        ).text
+        for task in (None, "CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM")
+    }
+
+    for task, text in texts.items():
+        is_other = task in ("SEQ_CLS", "SEQ_2_SEQ_LM")
+        assert (f"language models, and this plan is of task_type {task}" in text) == is_other
+        assert ("# trainer = SFTTrainer(" in text) == (format == "trl" and not is_other)
+        assert ("# model = get_peft_model(" in text) == (format == "trl" and is_other)
+
+
 def test_unsloth_gets_leaf_names_only():
     """A longer name would be read as another module's."""
     plan = plan_of((TargetModule("layers.0.q", 64, 64),), [4])

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from fimlora.adapter.rank_map_picture import render_svg
+from fimlora.plan import RankPlan
 from fimlora_jobs.catalogue import Catalogue
 from support.results import make_result, make_statistics, with_null_and_halves
 
@@ -129,6 +131,31 @@ def test_a_rank_map_comes_as_png(http, planned):
     assert width == 2 * int(re.search(r'width="(\d+)"', svg.text)[1])
 
 
+def test_a_rank_map_comes_dated_and_its_kept_file_stays_as_it_is(http, planned):
+    """One plan has one file on every day; who looks at it is told the day, model and data."""
+    job_id, result = planned()
+    day = http.get(f"/jobs/{job_id}").json()["created_at"][:10]
+
+    dated = http.get(f"/v1/jobs/{job_id}/rank_map.svg")
+    kept = http.get(f"/jobs/{job_id}/artifacts/rank_map.svg")
+    again = http.get(
+        f"/jobs/{job_id}/rank_map.svg", headers={"If-None-Match": dated.headers["ETag"]}
+    )
+
+    assert dated.status_code == 200, dated.text
+    assert dated.headers["content-type"].startswith("image/svg+xml")
+    assert dated.headers["content-disposition"] == f'inline; filename="rank_map-{job_id}.svg"'
+    assert "sandbox" in dated.headers["content-security-policy"]
+    assert (again.status_code, again.content) == (304, b"")
+    assert day in dated.text
+    assert day not in kept.text
+    named = next(a["digest"] for a in result["artifacts"] if a["name"] == "rank_map.svg")
+    assert kept.headers["ETag"] == f'"{named}"'
+    plan = RankPlan.from_json(result["rank_map"])
+    assert kept.text == render_svg(plan)
+    assert dated.text == render_svg(plan, dated=day)
+
+
 def test_pictures_are_shown_and_data_is_kept(http, planned):
     """An SVG opens where it is clicked, under a policy without scripts; JSON is downloaded."""
     job_id, _ = planned()
@@ -141,7 +168,7 @@ def test_pictures_are_shown_and_data_is_kept(http, planned):
     assert data.headers["content-disposition"] == 'attachment; filename="rank_map.json"'
 
 
-@pytest.mark.parametrize("path", ["report", "rank_map.png"])
+@pytest.mark.parametrize("path", ["report", "rank_map.png", "rank_map.svg"])
 def test_what_is_not_finished_has_no_report(http, job_id, path):
     """409 with the reason, as for the result itself; 404 for who is unknown."""
     assert http.get(f"/jobs/{job_id}/{path}").json()["code"] == "job_not_finished"

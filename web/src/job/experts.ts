@@ -1,6 +1,7 @@
 /** What was routed to each expert of a mixture: a row for what shares one router. */
-import type { RankMap } from "$lib/api";
+import type { Job, RankMap, Schemas } from "$lib/api";
 import { sum } from "$lib/chart_rows";
+import { planRequest, settingsOf } from "./what_if";
 
 export interface Routing {
   /** Up to the projections, which get the same tokens. */
@@ -26,6 +27,21 @@ export function routingOf(rankMap: RankMap): Routing[] {
     tokens,
     fisher: fisher.length ? tokens.map((_, i) => sum(fisher.map((each) => each[i] ?? 0)) / fisher.length) : [],
   }));
+}
+
+/** Whether some experts train by what was measured of them, beside which random ones are a control. */
+export function hasControl(job: Job): boolean {
+  const { experts } = (job.request.allocation ?? {}) as { experts?: { select?: string } | null };
+  return Boolean(experts) && experts?.select !== "random";
+}
+
+/** The body of POST /jobs/{id}/compare that holds the plan's experts against random ones. */
+export function comparisonRequest(job: Job, rankMap: RankMap): Schemas["JobComparisonRequest"] {
+  const { budget, allocation } = planRequest(job, rankMap, settingsOf(job, rankMap));
+  const { method, ...shared } = allocation as { method: string };
+  const methods = [...new Set([method, "uniform"])];
+  const body = { budget, allocation: shared, methods: methods.length > 1 ? methods : ["uniform", "random"] };
+  return body as unknown as Schemas["JobComparisonRequest"];
 }
 
 /** A bar for each value, in a box of one unit a bar and one high. */

@@ -12,14 +12,20 @@ interface Tool {
   format: "trl" | "axolotl" | "llama-factory" | "ms-swift" | "unsloth" | "vllm";
 }
 
-const TOOLS: Tool[] = [
+/** They train language models, and nothing else as exported. */
+const TRAINERS: Tool[] = [
   { name: "TRL", format: "trl" },
   { name: "Axolotl", format: "axolotl" },
   { name: "LLaMA-Factory", format: "llama-factory" },
   { name: "ms-swift", format: "ms-swift" },
   { name: "Unsloth", format: "unsloth" },
-  { name: "vLLM", format: "vllm" },
 ];
+const SERVER: Tool = { name: "vLLM", format: "vllm" };
+
+const TASKS: Record<string, string> = {
+  SEQ_CLS: "a classifier or a regression",
+  SEQ_2_SEQ_LM: "an encoder with a decoder",
+};
 
 const AUTO: Record<string, string> = {
   SEQ_CLS: "AutoModelForSequenceClassification",
@@ -42,12 +48,38 @@ function headOf({ adapter_config, rank_map }: Calibrated): string {
   return typeof outputs === "number" ? `, num_labels=${outputs}` : "";
 }
 
+/** Whether the head reads the last token before padding, as those of decoders do. */
+function readsLastToken({ adapter_config }: Calibrated): boolean {
+  const whole = adapter_config.modules_to_save;
+  const names = Array.isArray(whole) ? whole.map(String) : [];
+  return adapter_config.task_type === "SEQ_CLS" && names.some((name) => name.split(".").at(-1) === "score");
+}
+
+/** Such a head must know which token is padding; this is how it was calibrated. */
+const PADDING = [
+  `if tokenizer.pad_token is None:  # as it was calibrated`,
+  `    tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token`,
+  `tokenizer.padding_side = "right"`,
+  `base.config.pad_token_id = tokenizer.pad_token_id  # the head reads the last token before it`,
+];
+
+/** Which trainers are left out, and why; empty where none is. */
+export function leftOut(result: Calibrated): string {
+  const kind = TASKS[String(result.adapter_config.task_type)];
+  if (!kind) return "";
+  const names = TRAINERS.map(({ name }) => name).join(", ");
+  return `${names} train language models, and this plan is for ${kind}: take PEFT or the HF Trainer.`;
+}
+
 /** Loads the base: by the name that its adapters carry, or else one to fill in, as exports say it. */
 function loadingOf(job: Job, result: Calibrated, loaded: string): string[] {
-  const load = (name: string) => `base = ${loaded}.from_pretrained(${name}${headOf(result)})`;
-  if (result.adapter_config.base_model_name_or_path) return [load("config.base_model_name_or_path")];
+  const load = (name: string) => [
+    `base = ${loaded}.from_pretrained(${name}${headOf(result)})`,
+    ...(readsLastToken(result) ? [`tokenizer = AutoTokenizer.from_pretrained(${name})`, ...PADDING] : []),
+  ];
+  if (result.adapter_config.base_model_name_or_path) return load("config.base_model_name_or_path");
   const fillIn = `# put the hub id or path of the model that is ${JSON.stringify(modelOf(job))} here in place of BASE_MODEL`;
-  return [fillIn, load('"BASE_MODEL"')];
+  return [fillIn, ...load('"BASE_MODEL"')];
 }
 
 export function snippetsOf(job: Job, result: Calibrated, hasKey: boolean): Snippet[] {
@@ -61,7 +93,7 @@ export function snippetsOf(job: Job, result: Calibrated, hasKey: boolean): Snipp
   const peft = [
     `# ${fetched}`,
     `from peft import LoraConfig, ${start}`,
-    `from transformers import ${loaded}`,
+    `from transformers import ${readsLastToken(result) ? "AutoTokenizer, " : ""}${loaded}`,
     ``,
     `config = LoraConfig.from_pretrained("adapter")`,
     ...loadingOf(job, result, loaded),
@@ -79,7 +111,8 @@ export function snippetsOf(job: Job, result: Calibrated, hasKey: boolean): Snipp
     `trainer = Trainer(`,
     `    model=model,`,
     `    args=TrainingArguments(output_dir="run"),`,
-    `    train_dataset=train_dataset,  # yours`,
+    `    train_dataset=train_dataset,  # yours: tokens and labels`,
+    ...(readsLastToken(result) ? [`    processing_class=tokenizer,  # pads`] : []),
     `    callbacks=[VerifyPlan("adapter")],  # stops before step 1 if ranks are not the plan's`,
     `)`,
     `trainer.train()`,
@@ -101,7 +134,8 @@ export function snippetsOf(job: Job, result: Calibrated, hasKey: boolean): Snipp
   return [
     { name: "PEFT", text: peft.join("\n") },
     { name: "HF Trainer", text: trainer.join("\n") },
-    ...TOOLS,
+    ...(leftOut(result) ? [] : TRAINERS),
+    SERVER,
     { name: "Command line", text: fetched },
     { name: "curl", text: curl.join("\n") },
     { name: "CI", text: ci.join("\n") },

@@ -47,6 +47,10 @@ EXPERTS_IN_WEIGHTS = (
     "some experts train, and the weights of the folder alone say which: begin from these"
 )
 SAVED_IN_FOLDER = "modules that train whole are those of the folder's adapter_config.json: {}"
+LANGUAGE_MODELS = (
+    "{tool} trains language models, and this plan is of task_type {task}: take the adapter folder, or "
+    "format peft, and the Trainer of transformers"
+)
 NEEDS_ANCHORS = "keys that begin with ^ need PEFT 0.15 or newer"
 
 JSON, YAML, PYTHON, TEXT = "application/json", "application/yaml", "text/x-python", "text/plain"
@@ -131,6 +135,13 @@ class _Adapter:
         notes += [HAS_EXPERTS] if self.has_experts else []
         notes += [EXPERTS_IN_WEIGHTS] if self.has_selection else []
         return [budget_line(self.plan), *notes]
+
+    def task_comments(self, tool: str) -> list[str]:
+        """That a trainer of language models is none for this plan, where it is of another task."""
+        task = self.config["task_type"]
+        if task in (None, "CAUSAL_LM"):
+            return []
+        return [LANGUAGE_MODELS.format(tool=tool, task=task)]
 
     @property
     def base_model(self) -> str:
@@ -274,7 +285,14 @@ def _axolotl(adapter: _Adapter) -> str:
         "lora_alpha_pattern": lora["alpha_pattern"],
         **({"peft_use_rslora": True} if "use_rslora" in lora else {}),
     }
-    return as_yaml(settings, ["Axolotl 0.18.0 or newer", *adapter.base_model_comments])
+    return as_yaml(
+        settings,
+        [
+            "Axolotl 0.18.0 or newer",
+            *adapter.task_comments("Axolotl"),
+            *adapter.base_model_comments,
+        ],
+    )
 
 
 def _unsloth(adapter: _Adapter) -> str:
@@ -291,7 +309,8 @@ def _unsloth(adapter: _Adapter) -> str:
         "# model, tokenizer = FastLanguageModel.from_pretrained(...)",
         "model = FastLanguageModel.get_peft_model(model, **lora)",
     ]
-    return _commented(adapter.comments) + "\n".join(lines) + "\n"
+    notes = [*adapter.task_comments("Unsloth"), *adapter.comments]
+    return _commented(notes) + "\n".join(lines) + "\n"
 
 
 def _unsloth_saves(adapter: _Adapter) -> dict[str, list[str]]:
@@ -315,14 +334,17 @@ def _unsloth_saves(adapter: _Adapter) -> dict[str, list[str]]:
 
 def _trl(adapter: _Adapter) -> str:
     settings = adapter.lora | {"task_type": adapter.config["task_type"]}
+    other_task = adapter.task_comments("SFTTrainer")
     lines = [
         "from peft import LoraConfig",
         "",
         f"lora = {pformat(settings, width=92, sort_dicts=False)}",
         "peft_config = LoraConfig(**lora)",
-        "# trainer = SFTTrainer(model=..., train_dataset=..., peft_config=peft_config)",
+        "# model = get_peft_model(model, peft_config)"
+        if other_task
+        else "# trainer = SFTTrainer(model=..., train_dataset=..., peft_config=peft_config)",
     ]
-    return _commented(adapter.comments) + "\n".join(lines) + "\n"
+    return _commented([*other_task, *adapter.comments]) + "\n".join(lines) + "\n"
 
 
 def _llama_factory(adapter: _Adapter) -> str:
@@ -332,14 +354,15 @@ def _llama_factory(adapter: _Adapter) -> str:
         "adapter_name_or_path": adapter.place,
         "create_new_adapter": False,
     }
-    notes = [*adapter.place_comments(NEEDS_WEIGHTS), *adapter.saved_comments]
+    notes = [*adapter.task_comments("LLaMA-Factory"), *adapter.place_comments(NEEDS_WEIGHTS)]
+    notes += adapter.saved_comments
     return as_yaml(settings, [*notes, *adapter.base_model_comments])
 
 
 def _ms_swift(adapter: _Adapter) -> str:
     model, place = shlex.quote(adapter.base_model), shlex.quote(adapter.place)
-    notes = [*adapter.place_comments(NEEDS_WEIGHTS), *adapter.saved_comments]
-    notes += adapter.base_model_comments
+    notes = [*adapter.task_comments("ms-swift"), *adapter.place_comments(NEEDS_WEIGHTS)]
+    notes += [*adapter.saved_comments, *adapter.base_model_comments]
     return _commented(notes) + f"--model {model} --adapters {place}\n"
 
 

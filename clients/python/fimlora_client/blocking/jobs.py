@@ -294,6 +294,17 @@ class Jobs:
         call = Call("GET", route("jobs", job_id, "rank_map.png"), wait_s=DRAWING_S)
         return (self._sender.do(call)).content
 
+    def rank_map_svg(self, job_id: str) -> str:
+        """The rank map of a calibration as a picture that names model, data and day.
+
+        The file ``rank_map.svg`` of a result has no day: it is kept by its content, and the same
+        plan has the same content on every day.
+
+        ``GET /jobs/{id}/rank_map.svg``
+        """
+        call = Call("GET", route("jobs", job_id, "rank_map.svg"), wait_s=DRAWING_S)
+        return (self._sender.do(call)).content.decode()
+
     def download(
         self,
         job_id: str,

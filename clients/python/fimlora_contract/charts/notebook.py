@@ -8,21 +8,39 @@ from fimlora_contract.charts import MEDIA_TYPE, chart
 from fimlora_contract.charts.rows import Data, cell_rows, evaluation_rows, plan_rows
 
 MOST_ROWS = 200
+SHOWN_DIGITS = 12  # of what pins a content, as pictures have it
 Bundle = dict[str, Any]
 
 
-def plan_bundle(rank_map: Data) -> Bundle:
-    """A rank map: what follows from the task, then ranks by layer and type."""
+def plan_bundle(rank_map: Data, *, day: str = "") -> Bundle:
+    """A rank map: what it is of, what follows from the task, then ranks by layer and type."""
+    made_of = sources(rank_map, day)
     signal = (rank_map.get("signal") or {}).get("sentence", "")
     spent, budget = rank_map["spent"], rank_map["budget"]
     said = (
         f"{len(rank_map['modules']):,} modules, ranks {rank_map['r_min']} to {rank_map['r_max']}, "
         f"budget {budget.get('unit')} {budget.get('value')}, {spent['parameters']:,} parameters"
     )
-    html = f"<p>{escape(signal)}</p>" * bool(signal) + f"<p>{escape(said)}</p>"
-    return bundle(
-        html + _grid(rank_map), f"{signal} {said}".strip(), "ranks", plan_rows(rank_map)
-    )
+    lines = [line for line in (made_of, signal, said) if line]
+    html = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    plain = f"{made_of}: {signal} {said}" if made_of else f"{signal} {said}"
+    return bundle(html + _grid(rank_map), plain.strip(), "ranks", plan_rows(rank_map))
+
+
+def sources(rank_map: Data, day: str = "") -> str:
+    """Model, data and day of a plan, as its pictures name them; what is not known is left out."""
+    facts = rank_map.get("provenance") or {}
+    known = (("model", "base_model"), ("data", "dataset"), ("kept", "retain"))
+    named = [f"{word}: {_name(facts[role])}" for word, role in known if facts.get(role)]
+    return ", ".join([*named, day] if day else named)
+
+
+def _name(facts: Data) -> str:
+    """A model's or a dataset's name with the start of what pins its content."""
+    name = str(facts.get("id") or facts.get("name") or "rows of the request")
+    content = str(facts.get("revision") or facts.get("digest") or "")
+    pinned = content.removeprefix("sha256:")[:SHOWN_DIGITS]
+    return f"{name} ({pinned})" if pinned else name
 
 
 def evaluation_bundle(found: Data) -> Bundle:
