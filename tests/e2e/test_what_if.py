@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import httpx2
 import pytest
@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 from redis import Redis
 
 from fimlora_contract.charts.rows import evaluation_rows, plan_rows
+from fimlora_contract.methods import MethodName
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.store import JobStore
 from support.browser import Tab, new_tab, running_browser
@@ -140,6 +141,15 @@ def expect_ranks(part: Locator, rank_map: dict[str, Any]) -> None:
         row = table.get_by_role("row").filter(has=header)
         for amount in {min(amounts), max(amounts)}:
             expect(row).to_contain_text(f"{amount:,}")
+
+
+def test_every_method_of_the_contract_can_be_tried(tab, stack):
+    """In its order; also those that a job must have recorded something for."""
+    _, part = sliders(tab, stack)
+
+    offered = part.get_by_label("Method").locator("option").all_text_contents()
+
+    assert offered == list(get_args(MethodName))
 
 
 def test_a_slider_shows_what_the_api_answers(tab, stack):
