@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import httpx2
 import pytest
@@ -15,6 +15,7 @@ from fimlora import Budget, compare, measure
 from fimlora_contract.charts.rows import evaluation_rows, plan_rows
 from fimlora_contract.comparison_requests import JobComparisonRequest
 from fimlora_contract.comparisons import JobComparison
+from fimlora_contract.methods import MethodName
 from fimlora_jobs.catalogue import Catalogue
 from fimlora_jobs.store import JobStore
 from support.browser import Tab, new_tab, running_browser
@@ -144,6 +145,15 @@ def expect_ranks(part: Locator, rank_map: dict[str, Any]) -> None:
         row = table.get_by_role("row").filter(has=header)
         for amount in {min(amounts), max(amounts)}:
             expect(row).to_contain_text(f"{amount:,}")
+
+
+def test_every_method_of_the_contract_can_be_tried(tab, stack):
+    """In its order; also those that a job must have recorded something for."""
+    _, part = sliders(tab, stack)
+
+    offered = part.get_by_label("Method").locator("option").all_text_contents()
+
+    assert offered == list(get_args(MethodName))
 
 
 def test_a_slider_shows_what_the_api_answers(tab, stack):

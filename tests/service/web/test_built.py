@@ -18,7 +18,7 @@ INPUTS = (
     "web/package-lock.json", "web/svelte.config.js", "web/tsconfig.json", "web/vite.config.ts",
     "clients/python/fimlora_contract/charts",
 )  # fmt: skip
-MADE = "web/src/lib/schema.d.ts"
+MADE = "web/src/lib/schema.ts"
 FIRST_PAGE_BYTES = 60 * 1024
 
 

@@ -3,23 +3,8 @@ import { costOf } from "$lib/chart_rows";
 import type { Job, RankMap, Schemas } from "$lib/api";
 
 export type PlanRequest = Schemas["PlanRequest"];
-export type Method = NonNullable<Schemas["Allocation"]["method"]>;
 type Fields = Record<string, unknown>;
 
-export const METHODS: Method[] = [
-  "fim",
-  "coherent",
-  "spectral",
-  "spectral-denoised",
-  "fim-over-null",
-  "gora",
-  "vila",
-  "kappa",
-  "eva",
-  "effective-rank",
-  "uniform",
-  "random",
-];
 export const UNITS: Record<string, string> = {
   rank: "Mean rank",
   parameters: "Trainable parameters",

@@ -1,9 +1,7 @@
-/** The methods in a line each; a method that the API has and this table lacks is an error of types. */
-import type { Schemas } from "$lib/api";
+/** The methods in a line each; one that the API has and this table lacks, or the other way round, is an error of types. */
+import type { Method } from "$lib/choices";
 
-export type Method = NonNullable<Schemas["Allocation"]["method"]>;
-
-export const METHODS: Record<Method, string> = {
+export const ABOUT: Record<Method, string> = {
   fim: "each example's weight gradient, squared (the paper's)",
   coherent: "inner products of unlike examples' gradients",
   spectral: "singular values of the mean gradient",

@@ -1,6 +1,6 @@
 /** The form as the body of POST /calibrate; whether it is a good one is the API's to say. */
 import type { Schemas } from "$lib/api";
-import type { Method } from "./methods";
+import type { Method } from "$lib/choices";
 
 export type Body = Schemas["CalibrationRequest"];
 
