@@ -74,6 +74,33 @@ class TestGate:
         assert "| `h.0.q_proj` | 8 | 12 | +4 |" in text
         assert "| 0 | 8 → **12** | 8 → **4** |" in text
 
+    def test_other_experts_at_equal_ranks_are_shown_and_fail(self, run, tmp_path):
+        """In the table, in Markdown and in JSON; a limit for all kinds is theirs, too."""
+        paths = []
+        for name, experts in {"a": [0, 1, 2, 7], "b": [3]}.items():
+            plan = map_of(
+                {"h.0.experts.up": (8, 1.0)},
+                n_experts=8,
+                experts={"h.0.experts.up": experts},
+            )
+            paths.append(tmp_path / f"{name}.json")
+            paths[-1].write_text(plan.model_dump_json())
+
+        shown = run("diff", *paths, "--fail-above", "50%")
+        markdown = run("diff", *paths, "--markdown").stdout
+        change = json.loads(run("diff", *paths, "--json").stdout)["modules"][0]
+
+        assert shown.exit_code == 6
+        assert "no rank differs in 1 modules" in shown.stdout
+        assert "other experts train in 1 modules: 100% of them moved" in shown.stdout
+        assert "0-2, 7" in shown.stdout
+        assert "100% of the experts moved, above the limit of 50%" in plain(shown.stderr)
+        assert "No rank differs. Other experts train in 1." in markdown
+        assert "| experts | 100% | - | - |" in markdown
+        assert "| `h.0.experts.up` | 8 | 8 | +0 | 0-2, 7 | 3 |" in markdown
+        assert (change["experts_a"], change["experts_b"]) == ([0, 1, 2, 7], [3])
+        assert run("diff", paths[0], paths[0], "--fail-above", "0").exit_code == 0
+
     def test_names_become_no_markup(self, run, tmp_path):
         """A name from a file calls nobody and opens no tag, and ends no cell of a table."""
         for file, rank in {"a.json": 8, "b.json": 9}.items():

@@ -1,6 +1,7 @@
 """Drift is a distance that noise explains or does not; whoever computes it says the same."""
 
 import math
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -97,6 +98,84 @@ class TestDrift:
             "their methods differ: fim and eva",
             "they spend 16 and 9 ranks, and what one spends more counts as moved",
         ]
+
+
+class TestExperts:
+    """Of fused experts it counts which ones train, too: equal ranks of others are other plans."""
+
+    MODULES: ClassVar = {"0.experts.up": (8, 1.0), "1.experts.up": (8, 1.0)}
+
+    def drift(self, a, b, modules=MODULES):
+        """Between two selections of four experts in each of two modules."""
+        maps = [map_of(modules, n_experts=4, experts=each) for each in (a, b)]
+        return rank_drift(*maps), rank_changes(*maps)
+
+    @pytest.mark.parametrize(
+        ("a", "b", "moved"),
+        [
+            ({"0.experts.up": [0], "1.experts.up": [2]},) * 2 + (0,),
+            # one of two is another
+            (
+                {"0.experts.up": [0], "1.experts.up": [2]},
+                {"0.experts.up": [0], "1.experts.up": [3]},
+                0.5,
+            ),
+            ({"0.experts.up": [0, 1]}, {"0.experts.up": [2, 3]}, 1 / 3),  # all train in 1.
+            ({"0.experts.up": [0]}, {}, 3 / 13),  # 1 + 4 before, 4 + 4 after, three of them new
+            ({}, {}, None),
+            ({"0.experts.up": [0, 1, 2, 3]}, {}, 0),  # named, but all
+        ],
+        ids=["same", "one", "disjoint", "all", "none", "all by name"],
+    )
+    def test_the_share_that_moved_is_that_of_what_trains(self, a, b, moved):
+        """As of ranks: what either trains alone, over what both train in sum."""
+        drift, _ = self.drift(a, b)
+
+        expected = None if moved is None else pytest.approx(moved)
+        assert drift.share_of_experts_moved == expected
+        assert self.drift(b, a)[0].share_of_experts_moved == expected
+        assert drift.share_moved == 0
+
+    def test_a_module_with_other_experts_is_a_change(self):
+        """With what trains in either, all where none are named; the rank stays as it is."""
+        drift, changes = self.drift(
+            {"0.experts.up": [1], "1.experts.up": [2]}, {"1.experts.up": [2]}
+        )
+
+        assert [(c.name, c.change, c.experts_a, c.experts_b) for c in changes] == [
+            ("0.experts.up", 0, [1], [0, 1, 2, 3])
+        ]
+        assert (drift.n_changed, drift.n_other_experts) == (0, 1)
+        assert drift.moved == drift.largest_change == 0
+
+    def test_the_gate_fails_for_other_experts_at_equal_ranks(self):
+        """Whatever limit is given without a kind is theirs, too."""
+        drift, _ = self.drift(
+            {"0.experts.up": [0], "1.experts.up": [2]},
+            {"0.experts.up": [1], "1.experts.up": [3]},
+        )
+
+        found = judge(drift, read_limits(["50%"]))
+
+        assert found.fails
+        assert "100% of the experts moved, above the limit of 50%" in found.sentence
+        assert [(kind.of, kind.fails) for kind in found.kinds] == [
+            ("ranks", False), ("scores", False), ("experts", True)
+        ]  # fmt: skip
+        assert not judge(drift, read_limits(["ranks=0"])).fails
+
+    def test_where_none_are_selected_none_are_judged(self):
+        """Nothing is said of them, unless they alone were asked about."""
+        drift, changes = self.drift({}, {})
+
+        assert changes == []
+        assert [kind.of for kind in judge(drift, read_limits(["0"])).kinds] == [
+            "ranks",
+            "scores",
+        ]
+        alone = judge(drift, read_limits(["experts=0"]))
+        assert not alone.fails
+        assert "neither of the two selects any" in alone.sentence
 
 
 class TestNoise:
@@ -199,16 +278,17 @@ class TestGate:
     @pytest.mark.parametrize(
         ("texts", "limits"),
         [
-            (["5%"], {"ranks": 0.05, "scores": 0.05}),
-            (["0.05"], {"ranks": 0.05, "scores": 0.05}),
-            (["0"], {"ranks": 0, "scores": 0}),
+            (["5%"], {"ranks": 0.05, "scores": 0.05, "experts": 0.05}),
+            (["0.05"], {"ranks": 0.05, "scores": 0.05, "experts": 0.05}),
+            (["0"], {"ranks": 0, "scores": 0, "experts": 0}),
+            (["experts=0"], {"experts": 0}),
             (["ranks=5%"], {"ranks": 0.05}),
             (["scores=.1", "ranks=100%"], {"scores": 0.1, "ranks": 1}),
-            (["5%", "scores=10%"], {"ranks": 0.05, "scores": 0.1}),
+            (["5%", "scores=10%"], {"ranks": 0.05, "scores": 0.1, "experts": 0.05}),
         ],
     )
     def test_limits_are_read(self, texts, limits):
-        """One for both kinds, or for one, which goes before."""
+        """One for all kinds, or for one, which goes before."""
         assert read_limits(texts) == pytest.approx(limits)
 
     @pytest.mark.parametrize(

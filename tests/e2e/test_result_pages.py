@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 from redis import Redis
 
 from fimlora_jobs.catalogue import Catalogue
@@ -215,6 +215,28 @@ def test_two_results_are_compared_beside_noise(tab, stack):
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_be_visible()
     tab.check(expected=ITS_OWN)
+
+
+def test_other_experts_are_a_difference(tab, stack):
+    """Beside equal ranks: in the heading, as a share, and by module."""
+
+    def with_other_experts(route: Route) -> None:
+        answer = route.fetch()
+        diff = answer.json()
+        diff["drift"] |= {"n_other_experts": 1, "share_of_experts_moved": 0.5}
+        diff["modules"][0] |= {"experts_a": [0, 1, 2, 7], "experts_b": [3]}
+        route.fulfill(response=answer, json=diff)
+
+    tab.page.route("**/diff/*", with_other_experts)
+    page = tab.open(f"/#/compare?a={stack.ids['a']}&b={stack.ids['b']}")
+
+    expect(page.get_by_role("heading", name="other experts train in 1")).to_be_visible()
+    share = page.get_by_role("row").filter(has_text="experts that train")
+    expect(share).to_contain_text("50.0 %")
+    expect(share).to_contain_text("noise is not known")
+    changed = page.get_by_role("table", name="Ranks before and after, by module")
+    expect(changed.get_by_role("row").nth(1)).to_contain_text("0-2, 7")
+    tab.check()
 
 
 def test_a_pin_is_looked_up_and_moved(tab, stack):

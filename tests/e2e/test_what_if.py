@@ -236,6 +236,36 @@ def test_a_mixture_says_what_its_experts_saw(tab, stack):
     expect(rows.first.get_by_role("cell")).to_contain_text(["3", "", "0", "1,200", "1", ""])
     expect(rows.first.get_by_role("img", name="at most 50.0 % in one expert")).to_be_visible()
     expect(rows.last.get_by_role("img")).to_have_count(1)
+    expect(part.get_by_role("columnheader", name="Train")).to_have_count(0)
+    tab.check()
+
+
+def test_a_mixture_says_which_experts_train(tab, stack):
+    """Where some do, with their share of the tokens; a layer without a selection trains all."""
+    names = [f"model.layers.{layer}.mlp.experts.down_proj" for layer in (0, 1)]
+
+    def with_experts_selected(route: Route) -> None:
+        answer = route.fetch()
+        job = answer.json()
+        rank_map = job["result"]["rank_map"]
+        rank_map["provenance"]["experts"] = {
+            name: {"tokens": [5, 15, 60, 20]} for name in names
+        }
+        rank_map["modules"][0] |= {"name": names[0], "n_experts": 4, "experts": [1, 2]}
+        route.fulfill(response=answer, json=job)
+
+    tab.page.route(f"**/jobs/{stack.job}", with_experts_selected)
+    page = tab.open(f"/#/jobs/{stack.job}")
+
+    part = page.get_by_role("region", name="Experts")
+    expect(part).to_contain_text("6 of 8 experts train")
+    rows = part.get_by_role("row").filter(has=page.get_by_role("rowheader"))
+    expect(rows.first.get_by_role("cell")).to_contain_text(
+        ["4", "", "5", "60", "0", "1-2", "75.0 %"]
+    )
+    expect(rows.last.get_by_role("cell")).to_contain_text(
+        ["4", "", "5", "60", "0", "all", "100.0 %"]
+    )
     tab.check()
 
 

@@ -5,8 +5,9 @@ Pure arithmetic on two rank maps: whoever holds both, service or client, says th
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from fimlora_contract.rank_maps import RankMap
+from fimlora_contract.rank_maps import RankMap, RankMapModule
 from fimlora_contract.rank_patterns import RankChange, RankDrift
 
 # Rules that look at no score, so that no other rows move their plans.
@@ -16,18 +17,21 @@ _SURE = 2.0
 
 
 def rank_changes(a: RankMap, b: RankMap) -> list[RankChange]:
-    """Modules whose ranks differ, the largest change first, then by name."""
+    """Modules whose ranks or experts differ, the largest change of rank first, then by name."""
     before, after = _ranks(a), _ranks(b)
+    experts = _other_experts(a, b)
     changes = [
         RankChange(
             name=name,
             rank_a=before.get(name, 0),
             rank_b=after.get(name, 0),
             change=after.get(name, 0) - before.get(name, 0),
+            **experts.get(name, {}),
         )
         for name in before | after
     ]
-    return sorted((c for c in changes if c.change), key=lambda c: (-abs(c.change), c.name))
+    differing = (c for c in changes if c.change or c.name in experts)
+    return sorted(differing, key=lambda c: (-abs(c.change), c.name))
 
 
 def rank_drift(a: RankMap, b: RankMap) -> RankDrift:
@@ -37,7 +41,8 @@ def rank_drift(a: RankMap, b: RankMap) -> RankDrift:
     goes_by_scores = before is not None and after is not None
     return RankDrift(
         n_modules=len(_ranks(a) | _ranks(b)),
-        n_changed=len(changes),
+        n_changed=sum(change.change != 0 for change in changes),
+        n_other_experts=sum(change.experts_a is not None for change in changes),
         ranks_a=a.spent["ranks"],
         ranks_b=b.spent["ranks"],
         parameters_a=a.spent["parameters"],
@@ -48,6 +53,7 @@ def rank_drift(a: RankMap, b: RankMap) -> RankDrift:
         rank_noise=_of_both(_rank_noise, a, b),
         share_of_scores_moved=_moved(before or {}, after or {}) if goes_by_scores else None,
         score_noise=_of_both(_score_noise, a, b) if goes_by_scores else None,
+        share_of_experts_moved=_share_of_experts_moved(a, b),
         remarks=_remarks(a, b),
     )
 
@@ -56,7 +62,45 @@ def _ranks(plan: RankMap) -> dict[str, int]:
     return {module.name: module.rank for module in plan.modules}
 
 
-def _moved(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+def _experts(plan: RankMap) -> dict[str, set[int]]:
+    """Of every module of fused experts those that train."""
+    return {
+        module.name: _trained(module, module.n_experts)
+        for module in plan.modules
+        if module.n_experts and module.rank
+    }
+
+
+def _trained(module: RankMapModule, n_experts: int) -> set[int]:
+    return set(range(n_experts) if module.experts is None else module.experts)
+
+
+def _other_experts(a: RankMap, b: RankMap) -> dict[str, dict[str, Any]]:
+    """Which experts train in either, where these are not the same ones."""
+    before, after = _experts(a), _experts(b)
+    return {
+        name: {"experts_a": sorted(before[name]), "experts_b": sorted(after[name])}
+        for name in before.keys() & after.keys()
+        if before[name] != after[name]
+    }
+
+
+def _share_of_experts_moved(a: RankMap, b: RankMap) -> float | None:
+    """As of ranks; ``None`` where neither selects experts of what both have."""
+    before, after = _experts(a), _experts(b)
+    both = before.keys() & after.keys()
+    selecting = {
+        module.name for plan in (a, b) for module in plan.modules if module.experts is not None
+    }
+    if not both & selecting:
+        return None
+    sizes = [
+        {(name, expert): 1.0 for name in both for expert in of[name]} for of in (before, after)
+    ]
+    return _moved(*sizes)
+
+
+def _moved(a: Mapping[Any, float], b: Mapping[Any, float]) -> float:
     """What has to be moved to turn one into the other, over all that both have."""
     total = math.fsum([*a.values(), *b.values()])
     apart = math.fsum(abs(a.get(name, 0) - b.get(name, 0)) for name in a.keys() | b.keys())

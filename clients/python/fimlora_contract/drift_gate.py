@@ -6,18 +6,18 @@ from typing import Literal, get_args
 
 from fimlora_contract.rank_patterns import DriftJudgement, JudgedDrift, RankDrift
 
-Kind = Literal["ranks", "scores"]
+Kind = Literal["ranks", "scores", "experts"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_LIMIT = re.compile(r"(?:(ranks|scores)=)?(\d{1,9}(?:\.\d{1,12})?|\.\d{1,12})(%?)")
+_LIMIT = re.compile(r"(?:(ranks|scores|experts)=)?(\d{1,9}(?:\.\d{1,12})?|\.\d{1,12})(%?)")
 
 
 def read_limits(texts: Iterable[str]) -> dict[Kind, float]:
-    """Limits by kind from ``5%`` or ``0.05`` for both, ``ranks=5%`` or ``scores=10%`` for one.
+    """Limits by kind from ``5%`` or ``0.05`` for all, ``ranks=5%`` or ``scores=10%`` for one.
 
     Raises:
         ValueError: A text is no limit from 0 to 100%, or says once more what another says.
     """
-    both: dict[Kind, float] = {}
+    every: dict[Kind, float] = {}
     single: dict[Kind, float] = {}
     for text in texts:
         match = _LIMIT.fullmatch(text.strip())
@@ -25,13 +25,13 @@ def read_limits(texts: Iterable[str]) -> dict[Kind, float]:
         if match is None or limit > 1:
             raise ValueError(
                 f"{text!r} is no limit; give a share of what is there, from 0 to 100%, such as 5% "
-                "or 0.05, for one kind ranks=5% or scores=10%"
+                "or 0.05, for one kind ranks=5%, scores=10% or experts=0"
             )
-        kinds, into = ((match[1],), single) if match[1] else (KINDS, both)
+        kinds, into = ((match[1],), single) if match[1] else (KINDS, every)
         for kind in KINDS:
             if kind in kinds and into.setdefault(kind, limit) != limit:
                 raise ValueError(f"{text!r} contradicts another limit of {kind}; give one")
-    return both | single
+    return every | single
 
 
 def judge(drift: RankDrift, limits: Mapping[Kind, float]) -> DriftJudgement:
@@ -39,13 +39,18 @@ def judge(drift: RankDrift, limits: Mapping[Kind, float]) -> DriftJudgement:
 
     Args:
         drift: How far two results lie apart.
-        limits: The share that may move, by kind; a kind without a limit is not judged.
+        limits: The share that may move, by kind; a kind without a limit is not judged, nor are
+            experts, beside other kinds, where neither of the two selects any.
     """
     figures = {
         "ranks": (drift.share_moved, drift.rank_noise),
         "scores": (drift.share_of_scores_moved, drift.score_noise),
+        "experts": (drift.share_of_experts_moved, None),
     }
-    kinds = [_judged(kind, *figures[kind], limits[kind]) for kind in KINDS if kind in limits]
+    given = [kind for kind in KINDS if kind in limits]
+    if drift.share_of_experts_moved is None and len(given) > 1:
+        given = [kind for kind in given if kind != "experts"]
+    kinds = [_judged(kind, *figures[kind], limits[kind]) for kind in given]
     fails = any(kind.fails for kind in kinds)
     sentence = "; ".join(kind.sentence for kind in kinds)
     return DriftJudgement(
@@ -67,6 +72,8 @@ def _judged(kind: Kind, moved: float | None, noise: float | None, limit: float) 
 
 
 def _sentence(kind: Kind, moved: float | None, noise: float | None, limit: float) -> str:
+    if moved is None and kind == "experts":
+        return "experts are not judged, as neither of the two selects any"
     if moved is None:
         return f"{kind} are not judged, as one of the two goes by none"
     above = f"{percent(moved)} of the {kind} moved, {_held(moved, limit)} {percent(limit)}"

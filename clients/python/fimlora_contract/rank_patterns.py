@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from fimlora_contract.base import AnswerModel
+from fimlora_contract.base import AnswerModel, is_unknown
 from fimlora_contract.rank_maps import RankMap
 
 
@@ -86,13 +86,21 @@ class RankChange(AnswerModel):
     rank_a: int
     rank_b: int
     change: int = Field(description="`rank_b - rank_a`.")
+    experts_a: list[int] | None = Field(
+        None,
+        description="Of fused experts those that train, where other ones train in the other "
+        "result; left out where the same ones do.",
+        exclude_if=is_unknown,
+    )
+    experts_b: list[int] | None = Field(None, exclude_if=is_unknown)
 
 
 class RankDrift(AnswerModel):
     """How far the ranks of two results lie apart."""
 
     n_modules: int
-    n_changed: int
+    n_changed: int = Field(description="How many have other ranks.")
+    n_other_experts: int = Field(0, description="Of how many other experts train.")
     ranks_a: int
     ranks_b: int
     parameters_a: int
@@ -115,6 +123,12 @@ class RankDrift(AnswerModel):
     score_noise: float | None = Field(
         None, description="What other rows would make of `share_of_scores_moved` at most."
     )
+    share_of_experts_moved: float | None = Field(
+        None,
+        description="Of fused experts those that train in one of the two only, over those that "
+        "train in either, counted twice where they train in both: 0 when the same ones train, 1 "
+        "when no expert trains in both; null where all train in both.",
+    )
     remarks: list[str] = Field(
         default=[],
         description="What the two differ in besides, so that drift has that for a reason.",
@@ -124,8 +138,10 @@ class RankDrift(AnswerModel):
 class JudgedDrift(AnswerModel):
     """Whether the drift of one kind is more than is allowed, and more than noise."""
 
-    of: Literal["ranks", "scores"]
-    moved: float | None = Field(description="Null where a result goes by no score.")
+    of: Literal["ranks", "scores", "experts"]
+    moved: float | None = Field(
+        description="Null where a result goes by no score, or no experts are selected."
+    )
     noise: float | None = Field(
         description="What other rows would move at most; null: unknown."
     )
@@ -149,4 +165,6 @@ class RankDiff(AnswerModel):
     job_a: str
     job_b: str
     drift: RankDrift
-    modules: list[RankChange] = Field(description="Those that differ, largest change first.")
+    modules: list[RankChange] = Field(
+        description="Those whose ranks or experts differ, largest change first."
+    )

@@ -10,6 +10,7 @@ from fimlora.plan import RankPlan
 from fimlora_contract.charts import PLAN_CHARTS, Rows, chart, specification
 from fimlora_contract.charts.rows import plan_rows
 from fimlora_contract.jobs import CalibrationResult, Job
+from fimlora_contract.number_ranges import as_ranges
 from fimlora_contract.rank_maps import RankMap, Share
 from fimlora_service import errors
 from fimlora_service.reports.drawing import NotDrawn, draw_charts
@@ -125,7 +126,7 @@ def _tables(rank_map: RankMap, job: Job) -> Iterator[Table]:
         yield _shares("Where the parameters lie, by type", "type", rank_map.shares.types)
         yield _shares("Where the parameters lie, by layers", "layers", rank_map.shares.depths)
     if experts := rank_map.provenance.get("experts"):
-        yield _experts(experts)
+        yield _experts(experts, {m.name: m.experts for m in rank_map.modules if m.experts})
     yield _settings(rank_map, job)
     yield _modules(rank_map)
 
@@ -138,20 +139,33 @@ def _spending(rank_map: RankMap) -> Table:
     return Table("Plan and controls", ("", "ranks", "parameters"), rows, asked)
 
 
-def _experts(experts: Mapping[str, Mapping[str, Any]]) -> Table:
-    """How evenly tokens were routed, and the Fisher information lies."""
-    head = ("experts of", "experts", "fewest tokens", "most", "without any", "highest share")
+def _experts(
+    experts: Mapping[str, Mapping[str, Any]], trained: Mapping[str, Sequence[int]]
+) -> Table:
+    """How evenly tokens were routed, the Fisher information lies, and which experts train."""
+    head = ["experts of", "experts", "fewest tokens", "most", "without any", "highest share"]
+    head += ["train", "of the tokens"] if trained else []
     rows = []
     for name, facts in list(experts.items())[:MOST_ROWS]:
         if tokens := facts.get("tokens"):
             most = f"{max(fisher):.1%}" if (fisher := facts.get("fisher")) else ""
             counts = (len(tokens), min(tokens), max(tokens), tokens.count(0))
             rows.append([name, *map(shown, counts), most])
+            if trained:
+                rows[-1] += _trained(trained.get(name), tokens)
     note = (
-        "One rank is planned for all experts of a projection. Tokens are those routed to an expert; "
-        "the highest share is that of one expert in the projection's Fisher information."
+        f"One rank is planned for {'those experts' if trained else 'all experts'} of a projection"
+        f"{' that train' if trained else ''}. Tokens are those routed to an expert; the highest share is that of one expert "
+        "in the projection's Fisher information."
     )
     return Table("Tokens by expert", head, rows, note)
+
+
+def _trained(experts: Sequence[int] | None, tokens: Sequence[int]) -> tuple[str, str]:
+    if experts is None:
+        return "all", "100.0%"
+    share = sum(tokens[expert] for expert in experts) / max(1, sum(tokens))
+    return as_ranges(experts), f"{share:.1%}"
 
 
 def _shares(title: str, word: str, shares: Sequence[Share]) -> Table:

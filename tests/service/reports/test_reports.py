@@ -104,6 +104,28 @@ def test_a_report_says_what_families_get_and_what_experts_saw(http, planned):
     assert "by family" not in experts
     assert "layers.0.experts.up 3 0 1,200 1 75.0%" in experts
     assert "Tokens by expert" not in families
+    assert "One rank is planned for all experts of a projection" in experts
+
+
+def test_a_report_says_which_experts_train(http, planned):
+    """With their share of the tokens; where none are named, all do."""
+    statistics = make_statistics()
+    some, whole = (module.name for module in statistics.modules[:2])
+    modules = tuple(
+        replace(module, n_experts=4, experts=(0, 1, 3) if module.name == some else None)
+        for module in statistics.modules
+    )
+    seen = {name: {"tokens": [5, 15, 60, 20]} for name in (some, whole)}
+    job_id, result = planned(
+        statistics=replace(statistics, modules=modules), facts={"experts": seen}
+    )
+
+    page = Page(http.get(f"/jobs/{job_id}/report").text).text
+
+    assert result["rank_map"]["modules"][0]["experts"] == [0, 1, 3]
+    assert "One rank is planned for those experts of a projection that train." in page
+    assert f"{some} 4 5 60 0 0-1, 3 40.0%" in page
+    assert f"{whole} 4 5 60 0 all 100.0%" in page
 
 
 def test_a_report_is_the_same_every_time(http, planned):

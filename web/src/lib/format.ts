@@ -21,6 +21,18 @@ export function percent(value: number | null | undefined, digits = 1): string {
   return value == null ? "–" : `${(100 * value).toFixed(digits)} %`;
 }
 
+/** 0-3, 7: numbers in order, those that follow each other as a range. */
+export function ranges(numbers: number[] | null | undefined): string {
+  if (!numbers) return "–";
+  const runs: [number, number][] = [];
+  for (const number of numbers) {
+    const last = runs.at(-1);
+    if (last && number === last[1] + 1) last[1] = number;
+    else runs.push([number, number]);
+  }
+  return runs.map(([from, to]) => (from === to ? `${from}` : `${from}-${to}`)).join(", ");
+}
+
 /** 1.4 MiB */
 export function size(bytes: number | null | undefined): string {
   if (bytes == null) return "–";

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from fimlora_client.cli.common import completion
@@ -16,7 +17,7 @@ from fimlora_client.cli.common.console import (
 )
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.common.options import AsJson
-from fimlora_client.cli.results.diff_markdown import Difference, as_markdown
+from fimlora_client.cli.results.diff_markdown import Difference, as_markdown, listed
 from fimlora_client.cli.results.references import find_map
 from fimlora_contract.drift import rank_changes, rank_drift
 from fimlora_contract.drift_gate import Kind, judge, percent, read_limits
@@ -47,7 +48,8 @@ def diff(
         typer.Option(
             metavar="SHARE",
             help="Exit with 6 if more has moved, and more than other rows would move: 5% for "
-            "ranks and scores, or ranks=5%, scores=10%. Repeatable.",
+            "ranks, scores and experts that are selected, or ranks=5%, scores=10%, experts=0. "
+            "Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +63,7 @@ def diff(
 ) -> None:
     """Show how the ranks and scores of two results differ, and fail above a limit.
 
-    Beside what has moved stands the noise: how far two draws of rows from the same data would
+    Where experts are selected, other experts that train are a difference, too. Beside what has moved stands the noise: how far two draws of rows from the same data would
     move ranks and scores at most, as the results themselves say. With --fail-above only what is
     above both the limit and the noise fails.
 
@@ -116,19 +118,26 @@ def _as_json(found: Difference) -> dict[str, Any]:
 
 def _show(found: Difference, *, limit: int) -> None:
     if found.changes:
-        table = make_table(
-            "module", "rank", "other", "change", right=("rank", "other", "change")
-        )
-        for module in found.changes[:limit]:
-            change = Text(f"{module.change:+}", "green" if module.change > 0 else "red")
-            table.add_row(module.name, str(module.rank_a), str(module.rank_b), change)
-        out().print(table)
+        out().print(_table(found, limit=limit))
     for line in _lines(found.drift):
         out().print(Text(line), soft_wrap=True)
     if (left := len(found.changes) - limit) > 0:
         say((f"  {left} more with  ", "dim"), f"--limit {len(found.changes)}")
     if found.judgement:
         _say_judgement(found.judgement)
+
+
+def _table(found: Difference, *, limit: int) -> Table:
+    experts = ("experts", "others") if found.drift.n_other_experts else ()
+    table = make_table(
+        "module", "rank", "other", "change", *experts, right=("rank", "other", "change")
+    )
+    for module in found.changes[:limit]:
+        style = "green" if module.change > 0 else "red" if module.change else ""
+        change = Text(f"{module.change:+}" if module.change else "0", style)
+        cells = experts and (listed(module.experts_a), listed(module.experts_b))
+        table.add_row(module.name, str(module.rank_a), str(module.rank_b), change, *cells)
+    return table
 
 
 def _say_judgement(judgement: DriftJudgement) -> None:
@@ -145,7 +154,18 @@ def _lines(drift: RankDrift) -> list[str]:
         lines = [f"{drift.n_changed} of {drift.n_modules} modules differ, {moved}; {spent}"]
     if drift.share_of_scores_moved is not None:
         lines.append(f"{percent(drift.share_of_scores_moved)} of the scores moved")
+    if drift.share_of_experts_moved is not None:
+        lines.append(_experts(drift))
     return [*lines, _noise(drift), *drift.remarks]
+
+
+def _experts(drift: RankDrift) -> str:
+    if not drift.n_other_experts:
+        return "the same experts train"
+    return (
+        f"other experts train in {drift.n_other_experts} modules: "
+        f"{percent(drift.share_of_experts_moved or 0.0)} of them moved"
+    )
 
 
 def _noise(drift: RankDrift) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fimlora_client.cli.results.references import NamedMap
 from fimlora_client.rank_map import arrange
 from fimlora_contract.drift_gate import Kind, percent
+from fimlora_contract.number_ranges import as_ranges
 from fimlora_contract.rank_patterns import DriftJudgement, RankChange, RankDrift
 
 # A comment of GitHub or GitLab holds some 65,000 characters; a map of 120 layers has 12,000.
@@ -52,9 +53,11 @@ def as_markdown(found: Difference, *, limit: int) -> str:
 def _verdict(found: Difference) -> str:
     if not found.judgement:
         drift = found.drift
-        if not drift.n_changed:
-            return "No rank differs."
-        return f"{drift.n_changed} of {drift.n_modules} modules have other ranks."
+        ranks = f"{drift.n_changed} of {drift.n_modules} modules have other ranks."
+        said = [ranks if drift.n_changed else "No rank differs."]
+        if drift.n_other_experts:
+            said.append(f"Other experts train in {drift.n_other_experts}.")
+        return " ".join(said)
     return f"{'❌' if found.judgement.fails else '✅'} **{found.judgement.sentence}**"
 
 
@@ -65,6 +68,8 @@ def _figures(found: Difference) -> Iterator[str]:
         "ranks": (drift.share_moved, drift.rank_noise),
         "scores": (drift.share_of_scores_moved, drift.score_noise),
     }
+    if drift.share_of_experts_moved is not None:
+        figures["experts"] = (drift.share_of_experts_moved, None)
     yield "| | moved | other rows would move up to | limit |"
     yield "| --- | --: | --: | --: |"
     for kind, (moved, noise) in figures.items():
@@ -79,11 +84,16 @@ def _percent(share: float | None) -> str:
 def _changes(found: Difference, limit: int) -> Iterator[str]:
     if not found.changes:
         return
-    yield "| module | before | after | change |"
-    yield "| --- | --: | --: | --: |"
+    has_experts = found.drift.n_other_experts > 0
+    yield "| module | before | after | change |" + (
+        " experts | others |" if has_experts else ""
+    )
+    yield "| --- | --: | --: | --: |" + (" --- | --- |" if has_experts else "")
     for change in found.changes[:limit]:
-        ranks = f"{change.rank_a} | {change.rank_b} | {change.change:+}"
-        yield f"| {code_span(change.name)} | {ranks} |"
+        cells = [f"{change.rank_a}", f"{change.rank_b}", f"{change.change:+}"]
+        if has_experts:
+            cells += [listed(change.experts_a), listed(change.experts_b)]
+        yield f"| {code_span(change.name)} | {' | '.join(cells)} |"
     if (left := len(found.changes) - limit) > 0:
         yield ""
         yield f"{left} more."
@@ -120,6 +130,11 @@ def _span(ranks: Sequence[int]) -> str:
 def _folded(title: str, lines: Iterator[str]) -> str:
     body = "\n".join(lines)
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>" if body else ""
+
+
+def listed(experts: Sequence[int] | None) -> str:
+    """Numbers of experts; a dash where the same ones train."""
+    return "-" if experts is None else as_ranges(experts)
 
 
 def code_span(text: str) -> str:
