@@ -8,12 +8,13 @@ export function count(value: number | null | undefined): string {
   return value == null ? "–" : whole.format(value);
 }
 
-/** 3 significant digits: 0.0123, 1.5e-7 */
+/** 3 significant digits: 0.0123, −1.5e-7 */
 export function figure(value: number | null | undefined, digits = 3): string {
   if (value == null || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(digits - 1);
-  return String(Number(value.toPrecision(digits)));
+  const isFar = size !== 0 && (size < 1e-3 || size >= 1e6);
+  const text = isFar ? size.toExponential(digits - 1) : String(Number(size.toPrecision(digits)));
+  return value < 0 ? `−${text}` : text;
 }
 
 /** 12.3 % */
