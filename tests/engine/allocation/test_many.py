@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from fimlora.allocation.many import share_many
+from fimlora.allocation.many import _BLOCK, share_many
 from fimlora.allocation.units import exact_sums, gather_units
 from fimlora.errors import InfeasibleBudget, InvalidScore
 from support.allocation import llama_like, named, shared_in_loops
@@ -90,17 +90,18 @@ def test_plans_of_a_whole_model_are_the_same_row_by_row(in_ranks, spread):
 
 
 def test_more_vectors_than_one_block_holds():
-    """Ten fill one: its last, the first of the next and the last of all are solved alike."""
-    names = list(named(range(3000)))
+    """The last of one, the first of the next and the last of all are solved alike."""
+    names = list(named(range(300)))
     bounds = {"lowest": dict.fromkeys(names, 1), "highest": dict.fromkeys(names, 9)}
     units = gather_units(names, **bounds)
-    vectors = np.random.default_rng(0).lognormal(size=(24, 3000))
+    fill_one = _BLOCK // 300
+    vectors = np.random.default_rng(0).lognormal(size=(2 * fill_one + 4, 300))
 
-    ranks = share_many(units, vectors, 4 * 3000)
+    ranks = share_many(units, vectors, 4 * 300)
 
-    for row in (9, 10, 23):
+    for row in (fill_one - 1, fill_one, 2 * fill_one, len(vectors) - 1):
         scores = dict(zip(names, vectors[row].tolist(), strict=True))
-        alone = shared_in_loops(scores, limit=4 * 3000, **bounds)
+        alone = shared_in_loops(scores, limit=4 * 300, **bounds)
         assert ranks[row].tolist() == list(alone.values())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from redis import Redis
 
 from fimlora_contract.jobs import JobEvent
 from fimlora_jobs.datasets.columns import ColumnError
@@ -24,6 +25,7 @@ from fimlora_worker.job.hands import lend_hand
 from fimlora_worker.job.progress import Reporter
 from fimlora_worker.job.worker_process import process_for
 from fimlora_worker.settings import Settings
+from support.burst import run_what_is_queued
 from support.jobs import Jobs, write_jsonl
 
 ON = "cpu float32"
@@ -74,6 +76,39 @@ def begun(jobs: Jobs, run_queue, tmp_path: Path) -> Callable[[str], Prepared]:
     return begin
 
 
+@pytest.fixture(scope="module")
+def trained(
+    model_folders: Path, valkey_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """What each run of the small evaluation comes to, trained once for this file."""
+    data_dir = tmp_path_factory.mktemp("trained")
+    (data_dir / "datasets").mkdir()
+    (data_dir / "models").symlink_to(model_folders)
+    with Redis.from_url(valkey_server) as redis, pytest.MonkeyPatch.context() as environment:
+        redis.flushall()
+        environment.setenv("REDIS_URL", valkey_server)
+        environment.setenv("FIMLORA_DATA_DIR", str(data_dir))
+        jobs = Jobs(redis, data_dir)
+        job_id = jobs.submit_evaluation()
+        run_what_is_queued(redis)
+        found = Runs(jobs.store, job_id, ON).results()
+        redis.flushall()
+    return found
+
+
+@pytest.fixture
+def nearly_done(trained, jobs: Jobs) -> Callable[..., str]:
+    """Queue an evaluation of which two runs are left: it trains, and there is a between."""
+
+    def submit(**request: Any) -> str:
+        job_id = jobs.submit_evaluation(**request)
+        for run, result in sorted(trained.items())[:-2]:
+            assert Runs(jobs.store, job_id, ON).keep(run, result)
+        return job_id
+
+    return submit
+
+
 def test_an_evaluation_ends_with_a_verdict_and_its_files(jobs: Jobs, run_queue):
     """All arms; every run is kept, in files and on record, and told of on the way."""
     job_id = jobs.submit_evaluation()
@@ -111,9 +146,9 @@ def test_an_evaluation_ends_with_a_verdict_and_its_files(jobs: Jobs, run_queue):
     assert told[-1].runs.n_runs == job.result.n_runs
 
 
-def test_others_go_first_between_two_runs(jobs: Jobs, run_queue):
+def test_others_go_first_between_two_runs(jobs: Jobs, nearly_done, run_queue):
     """A calibration that comes later need not wait for the end, and no plan is made twice."""
-    evaluation = jobs.submit_evaluation()
+    evaluation = nearly_done()
     calibration = jobs.submit()
     run_queue()
 
@@ -125,27 +160,27 @@ def test_others_go_first_between_two_runs(jobs: Jobs, run_queue):
     assert stages.count("allocating") == 1
 
 
-def test_lost_attempts_are_forgiven_once_a_run_is_finished(jobs: Jobs, run_queue):
+def test_lost_attempts_are_forgiven_once_a_run_is_finished(jobs: Jobs, nearly_done, run_queue):
     """Workers may come and go: only attempts in a row that finish nothing end the job."""
-    job_id = jobs.submit_evaluation()
+    job_id = nearly_done()
     jobs.redis.hset(f"fimlora:job:{job_id}", "failures", "2")
     run_queue()
 
     assert (jobs.get(job_id).status, jobs.get(job_id).failures) == ("succeeded", 0)
 
 
-def test_an_urgent_evaluation_makes_no_room(jobs: Jobs, run_queue):
+def test_an_urgent_evaluation_makes_no_room(jobs: Jobs, nearly_done, run_queue):
     """It was asked for before all normal jobs."""
-    evaluation = jobs.submit_evaluation(priority="high")
+    evaluation = nearly_done(priority="high")
     jobs.submit()
     run_queue()
 
     assert jobs.get(evaluation).attempt == 1
 
 
-def test_an_urgent_evaluation_lets_urgent_jobs_go_first(jobs: Jobs, run_queue):
+def test_an_urgent_evaluation_lets_urgent_jobs_go_first(jobs: Jobs, nearly_done, run_queue):
     """Between two runs, and then goes on before all normal jobs."""
-    evaluation = jobs.submit_evaluation(priority="high")
+    evaluation = nearly_done(priority="high")
     urgent, normal = jobs.submit(priority="high"), jobs.submit()
     transport = RqTransport(jobs.redis)
     for job_id in (evaluation, urgent):

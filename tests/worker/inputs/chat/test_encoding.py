@@ -5,14 +5,17 @@ expression of the family, tokenises the pieces one by one and labels those of th
 Control tokens stand at every edge, so that the pieces have the tokens of the whole.
 """
 
+import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from fimlora_jobs.datasets.columns import TextFields
 from fimlora_jobs.datasets.conversations import read_conversation
 from fimlora_worker.errors import DatasetSchema
-from fimlora_worker.inputs.chat.encoding import chat_encoder
+from fimlora_worker.inputs.chat.encoding import ChatEncoder, Tokens, chat_encoder
 from fimlora_worker.inputs.examples import Encoder
 from fimlora_worker.inputs.token_spans import IGNORED
 from support.chats import (
@@ -63,10 +66,20 @@ def slow_reference(tokenizer, messages, pattern, *, template=None):
     return ids + rest, labels + [IGNORED] * len(rest)
 
 
-def encode(tokenizer, messages, choice="assistant", **more):
-    with chat_encoder(tokenizer, choice) as encoder:
-        tokens = encoder.encode(read_conversation(messages, **more), where="row 3")
-    return tokens, encoder
+@pytest.fixture(scope="module")
+def encode() -> Iterator[Callable[..., tuple[Tokens | None, ChatEncoder]]]:
+    """Encode a conversation; a template has one process for all tests of this file."""
+    opened: dict[tuple[str, str], ChatEncoder] = {}
+    with ExitStack() as stack:
+
+        def encode(tokenizer, messages, choice="assistant", **more):
+            key = (json.dumps(tokenizer.chat_template), choice)
+            if key not in opened:
+                opened[key] = stack.enter_context(chat_encoder(tokenizer, choice))
+            conversation = read_conversation(messages, **more)
+            return opened[key].encode(conversation, where="row 3"), opened[key]
+
+        yield encode
 
 
 def learned(tokenizer, tokens) -> str:
@@ -90,7 +103,7 @@ def test_the_assistant_s_tokens_carry_labels_and_no_others(family):
     assert encoder.decided_by == {"generation tags" if family == "tagged" else "prefix"}
 
 
-def test_tags_agree_with_transformers():
+def test_tags_agree_with_transformers(encode):
     """The mask is that of ``return_assistant_tokens_mask``, which TRL labels by."""
     tokenizer = chat_tokenizer(TAGGED)
     messages = CONVERSATIONS["several turns"]
@@ -105,7 +118,7 @@ def test_tags_agree_with_transformers():
     ]
 
 
-def test_a_thought_of_the_last_turn_is_learned():
+def test_a_thought_of_the_last_turn_is_learned(encode):
     """One question and one answer: the thought is what the assistant writes."""
     tokenizer = chat_tokenizer(THINKING)
     messages = [user("Why?"), assistant("So.", reasoning_content="Because")]
@@ -115,7 +128,7 @@ def test_a_thought_of_the_last_turn_is_learned():
     assert learned(tokenizer, tokens) == "<think>\nBecause\n</think>\n\nSo.<|im_end|>\n"
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_ways_out():
+def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_ways_out(encode):
     """Earlier thoughts go once the conversation goes on; both options work in their place."""
     tokenizer = chat_tokenizer(THINKING)
     messages = [
@@ -133,7 +146,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_ways_out():
     assert (by_last.decided_by, by_all.decided_by) == ({"prefix"}, {"all"})
 
 
-def test_the_last_turn_alone_by_tags():
+def test_the_last_turn_alone_by_tags(encode):
     """Tags of earlier turns are left aside."""
     tokenizer = chat_tokenizer(TAGGED)
 
@@ -142,7 +155,7 @@ def test_the_last_turn_alone_by_tags():
     assert learned(tokenizer, tokens) == "y<|im_end|>\n"
 
 
-def test_a_header_that_asks_for_more_counts_as_far_as_it_agrees():
+def test_a_header_that_asks_for_more_counts_as_far_as_it_agrees(encode):
     """A prompt for a thought, before a turn that has none."""
     asks = CHATML.replace(
         "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}"
@@ -154,7 +167,7 @@ def test_a_header_that_asks_for_more_counts_as_far_as_it_agrees():
     assert learned(tokenizer, tokens) == "Use textwrap.<|im_end|>\n"
 
 
-def test_a_system_message_moved_to_the_last_question_is_refused():
+def test_a_system_message_moved_to_the_last_question_is_refused(encode):
     """Then nothing that was rendered before is the beginning of the whole."""
     moves = (
         "{% for m in messages %}{% if m.role == 'user' %}[INST]"
@@ -171,14 +184,14 @@ def test_a_system_message_moved_to_the_last_question_is_refused():
 @pytest.mark.parametrize(
     "messages", [[user("Hello")], [system("Be brief"), user("Hello")]], ids=["user", "system"]
 )
-def test_a_conversation_without_an_answer_teaches_nothing(messages):
+def test_a_conversation_without_an_answer_teaches_nothing(encode, messages):
     """It is dropped, and counted by who draws."""
     tokens, _ = encode(chat_tokenizer(CHATML), messages)
 
     assert tokens is None
 
 
-def test_calls_and_results_of_tools():
+def test_calls_and_results_of_tools(encode):
     """The call is the assistant's, the result is not; schemas reach the template."""
     tokenizer = chat_tokenizer(LLAMA)
     tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
@@ -198,7 +211,7 @@ def test_calls_and_results_of_tools():
     )
 
 
-def test_a_completion_is_learned_and_the_prompt_s_answers_are_not():
+def test_a_completion_is_learned_and_the_prompt_s_answers_are_not(encode):
     """Prompt and completion as lists: the assistant's turns of the completion alone."""
     messages = CONVERSATIONS["several turns"]
     for template in (CHATML, TAGGED):
@@ -207,7 +220,7 @@ def test_a_completion_is_learned_and_the_prompt_s_answers_are_not():
         assert learned(tokenizer, tokens) == "y<|im_end|>\n"
 
 
-def test_content_in_parts_is_joined_or_handed_on():
+def test_content_in_parts_is_joined_or_handed_on(encode):
     """A template of text gets text, one that reads parts gets parts, whatever the row has."""
     reads_parts = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -225,7 +238,7 @@ def test_content_in_parts_is_joined_or_handed_on():
             assert encode(chat_tokenizer(template), messages)[0] == expected
 
 
-def test_the_date_is_on_record_and_not_today_s():
+def test_the_date_is_on_record_and_not_today_s(encode):
     """Equal requests give equal tokens tomorrow."""
     tokenizer = chat_tokenizer(LLAMA)
     tokens, encoder = encode(tokenizer, CONVERSATIONS["one turn"])
@@ -236,7 +249,7 @@ def test_the_date_is_on_record_and_not_today_s():
     assert not dateless.read_date
 
 
-def test_a_template_for_tools_of_its_own():
+def test_a_template_for_tools_of_its_own(encode):
     """Several templates by name: the one for tools is taken where there are tools."""
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = {"default": CHATML, "tool_use": "TOOLS " + CHATML}
@@ -260,7 +273,7 @@ def test_an_answer_that_is_cut_away_drops_the_row():
     assert learned(tokenizer, (whole["input_ids"], whole["labels"])) == "yes<|im_end|>\n"
 
 
-def test_a_part_cannot_be_told_by_tags_where_the_beginning_changes():
+def test_a_part_cannot_be_told_by_tags_where_the_beginning_changes(encode):
     """All that tags enclose can be had; the last turn of it only if the rest stays as it was."""
     tokenizer = chat_tokenizer("{{ messages | length }} messages\n" + TAGGED)
     messages = CONVERSATIONS["several turns"]
