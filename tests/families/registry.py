@@ -12,6 +12,7 @@ from transformers.models.auto import modeling_auto
 
 from families.shrinking import KEEP, PAD, tiny_config
 from support.seeing import MAKERS
+from support.seeing_tiles import MORE
 
 # What is done with a model. The first two are tasks of a job, the others of the library.
 Kind = Literal["causal_lm", "classification", "seq2seq_lm", "vision_text", "media"]
@@ -109,7 +110,8 @@ _VISION_TEXT = """
 _MEDIA = {
     "gemma3": "gemma3", "idefics3": "idefics3", "llava": "llava", "paligemma": "paligemma",
     "qwen2_5_vl": "qwen_vl", "qwen2_audio": "qwen_audio", "qwen2_vl": "qwen2_vl",
-}  # fmt: skip
+} | {name: name for name in MORE}  # fmt: skip
+_HEARING = frozenset({"glmasr", "qwen2_audio"})
 _AUTO = {
     "media": modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     "causal_lm": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -162,14 +164,14 @@ class Family:
     def write(self, folder: Path) -> None:
         """A tiny checkpoint in shards, and of what sees or hears its processor."""
         if self.kind == "media":
-            MAKERS[_MEDIA[self.model_type]](folder, max_shard_size="100KB")
+            (MAKERS | MORE)[_MEDIA[self.model_type]](folder, max_shard_size="100KB")
         else:
             self.pretrained().save_pretrained(folder, max_shard_size="100KB")
 
     @property
     def hears(self) -> bool:
         """Whether its rows have sounds, and not images."""
-        return "audio" in self.model_type
+        return self.model_type in _HEARING
 
     def config(self) -> Any:
         """A tiny config."""

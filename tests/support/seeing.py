@@ -54,7 +54,7 @@ def byte_tokenizer(*added: str, **named: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _save(model: nn.Module, processor: Any, folder: Path, **saving: Any) -> Path:
+def save(model: nn.Module, processor: Any, folder: Path, **saving: Any) -> Path:
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d | nn.Conv1d):
             nn.init.normal_(module.weight, std=0.2)
@@ -87,9 +87,7 @@ def make_llava(folder: Path, **saving: Any) -> Path:
         image_token="<image>",
         chat_template=template("<image>\n"),
     )
-    return _save(
-        transformers.LlavaForConditionalGeneration(config), processor, folder, **saving
-    )
+    return save(transformers.LlavaForConditionalGeneration(config), processor, folder, **saving)
 
 
 QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -109,7 +107,7 @@ def _save_qwen(folder: Path, tokenizer: Any, model: nn.Module, **saving: Any) ->
     reader = images.Qwen2VLImageProcessorPil(patch_size=7, merge_size=2, size=QWEN_SIZES)
     reader.save_pretrained(folder)
     tokenizer.chat_template = template("<|vision_start|><|image_pad|><|vision_end|>")
-    return _save(model, tokenizer, folder, **saving)
+    return save(model, tokenizer, folder, **saving)
 
 
 def make_qwen_vl(folder: Path, **saving: Any) -> Path:
@@ -164,7 +162,7 @@ def make_gemma3(folder: Path, **saving: Any) -> Path:
         image_seq_length=4,
         chat_template=template("<boi>"),
     )
-    return _save(
+    return save(
         transformers.Gemma3ForConditionalGeneration(config), processor, folder, **saving
     )
 
@@ -192,7 +190,7 @@ def make_idefics3(folder: Path, **saving: Any) -> Path:
         scale_factor=2,
         pad_token_id=0,
     )
-    return _save(
+    return save(
         transformers.Idefics3ForConditionalGeneration(config), processor, folder, **saving
     )
 
@@ -215,7 +213,7 @@ def make_paligemma(folder: Path, **saving: Any) -> Path:
         text_config=TEXT | {"model_type": "gemma", "vocab_size": len(tokenizer)},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), projection_dim=32,
     )  # fmt: skip
-    return _save(
+    return save(
         transformers.PaliGemmaForConditionalGeneration(config), processor, folder, **saving
     )
 
@@ -240,7 +238,7 @@ def make_qwen_audio(folder: Path, **saving: Any) -> Path:
         tokenizer,
         chat_template=template(audio="<|audio_bos|><|AUDIO|><|audio_eos|>"),
     )
-    return _save(
+    return save(
         transformers.Qwen2AudioForConditionalGeneration(config), processor, folder, **saving
     )
 

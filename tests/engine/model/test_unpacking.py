@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, Phi3ForCausalLM, Qwen3MoeForCausalLM
 
-from fimlora import measure
+from fimlora import measure, measure_folder
 from fimlora.errors import InvalidCheckpoint
 from fimlora.measuring.settings import Settings
 from fimlora.measuring.streamed.run import measure_streamed
@@ -19,7 +19,7 @@ from fimlora.model.quantised_files import logical_shapes
 from fimlora.model.skeleton import build_skeleton
 from fimlora.model.targets import count_base_parameters
 from support.models import make_batch
-from support.packing import PACKERS, gptq, pack_folder, pack_gpt2
+from support.packing import PACKERS, gptq, grouped, pack_folder, pack_gpt2, words
 from support.quantised import CONFIG, folder_of_a_model
 
 
@@ -356,6 +356,14 @@ def compressed_heads(maps, *, floats=(), listed=False):
     ("maps", "more"),
     [
         ({"up": (36, 60, 1), "down": (60, 36, 1)}, {}),  # each by the other's outputs
+        (
+            {"gate_up": (90, 64, 1), "down": (64, 45, 1)},
+            {},
+        ),  # by half of two fused ones' outputs
+        (
+            {"qkv": (90, 64, 1), "up": (44, 64, 1), "down": (64, 44, 1)},
+            {},
+        ),  # outputs before halves
         ({"up": (64, 44, 1)}, {"floats": [44]}),  # by a norm
         ({"up": (64, 100, 5)}, {}),  # by its groups, which 104 inputs do not make
         ({"up": (64, 45, 3)}, {"listed": True}),  # by the list of its inputs
@@ -378,3 +386,77 @@ def test_heads_tell_inputs_whose_last_word_is_partly_empty(maps, more):
         assert {n.removesuffix(".weight"): w.shape for n, w in view.packed.items()} == {
             name: (d_out, d_in) for name, (d_out, d_in, _) in maps.items()
         }
+
+
+def compressed_by_row(weight):
+    """One scale for a row of any width, whose last word may be partly empty."""
+    width = weight.shape[1]
+    codes, scales, zeros = grouped(weight, 4, symmetric=True, size=width)
+    tensors = {
+        "weight_packed": words(codes, 4),
+        "weight_scale": scales.half(),
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    return tensors, ((codes - zeros) * scales).half().float()
+
+
+SIZES = {
+    "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "initializer_range": 0.2, "tie_word_embeddings": False,
+}  # fmt: skip
+# Fused already where it is stored, with an odd width; and expert by expert, to be fused at loading.
+FUSED = {
+    "phi3": (Phi3ForCausalLM, {"intermediate_size": 45, "max_position_embeddings": 64}),
+    "qwen3_moe": (
+        Qwen3MoeForCausalLM,
+        {"intermediate_size": 45, "moe_intermediate_size": 20, "num_experts": 3,
+         "num_experts_per_tok": 2, "head_dim": 8, "mlp_only_layers": [0]},
+    ),
+}  # fmt: skip
+
+
+HEADS = {
+    torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.float32: "F32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_gate_and_up_as_one_of_a_width_that_fills_no_word(name, tmp_path, monkeypatch):
+    """As a plain checkpoint of the same numbers, by both executors; its heads tell its size."""
+    monkeypatch.setitem(PACKERS, "by_row", (compressed_by_row, PACKERS["compressed"][1]))
+    model_class, options = FUSED[name]
+    torch.manual_seed(0)
+    model_class(model_class.config_class(**SIZES, **options)).save_pretrained(tmp_path / "same")
+    numbers = pack_folder(tmp_path / "same", tmp_path / "packed", "by_row")
+    save_file(
+        {n: w.contiguous() for n, w in numbers.items()}, tmp_path / "same/model.safetensors"
+    )
+    settings = Settings(
+        target_modules="all-linear", estimator="exact",
+        target_parameters="all" if "moe" in name else None,
+    )  # fmt: skip
+    batches = [make_batch("llama_gqa_lm", [9, 5, 7])]
+
+    wanted, found, streamed = (
+        measure_folder(
+            tmp_path / folder, batches, settings, executor=executor, dtype=torch.float32,
+            model_class=model_class,
+        )
+        for folder, executor in (
+            ("same", "resident"), ("packed", "resident"), ("packed", "streamed"),
+        )
+    )  # fmt: skip
+
+    assert any("gate_up_proj" in module.name for module in found.modules)
+    assert found.modules == streamed.modules == wanted.modules
+    for module in found.modules:
+        energies = found.example_energies[module.name]
+        assert (energies == streamed.example_energies[module.name]).all()
+        assert energies == pytest.approx(wanted.example_energies[module.name], rel=1e-5)
+    stored = load_file(tmp_path / "packed/model.safetensors")
+    heads = {n: (HEADS[t.dtype], tuple(t.shape)) for n, t in stored.items()}
+    view = unpacked_view(heads, PACKERS["compressed"][1], None)
+    assert {n: w.shape for n, w in view.packed.items()} == {
+        n: tuple(numbers[n].shape) for n in view.packed
+    }

@@ -9,6 +9,7 @@ import transformers
 
 from support.jobs import Jobs, write_jsonl
 from support.seeing import MAKERS, byte_tokenizer, data_url, pixels, png, wav
+from support.seeing_tiles import MORE
 
 pytest.importorskip("PIL")
 from PIL import Image
@@ -186,9 +187,16 @@ def test_whisper_is_refused_by_name(jobs, run_queue, models):
 
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of its own use of numpy
-def test_a_processor_that_rewrites_the_text_is_refused(jobs, run_queue, models):
-    """PaliGemma's puts a beginning and the end of a line around it: no label would be where it was."""
-    MAKERS["paligemma"](models / "sees")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("paligemma", "processor (PaliGemmaProcessor) changes the text"),
+        ("idefics2", "processor (Idefics2Processor) does not say which characters stand for"),
+    ],
+)
+def test_a_processor_that_rewrites_the_text_is_refused(jobs, run_queue, models, name, said):
+    """PaliGemma's puts a beginning and a line's end around it, Idefics 2's tells no places."""
+    (MAKERS | MORE)[name](models / "sees")
     row = {"image": data_url(png(pixels(0))), "prompt": "What is it?", "completion": " A"}
     job_id = jobs.submit(
         model="sees",
@@ -200,7 +208,8 @@ def test_a_processor_that_rewrites_the_text_is_refused(jobs, run_queue, models):
     error = jobs.get(job_id).to_job().error
 
     assert error.code == "unsupported_architecture"
-    assert "row 1: the model's processor (PaliGemmaProcessor) changes the text" in error.detail
+    assert f"row 1: the model's {said}" in error.detail
+    assert "(--column images=, --column audio=), or measure it by the library" in error.detail
 
 
 def test_files_beside_rows_of_a_registered_folder(jobs, run_queue, models):

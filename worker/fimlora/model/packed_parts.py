@@ -427,7 +427,9 @@ class _Finder:
         groups = self._sides(f"{base}.weight_scale")[1]
         whole = [i for i in possible if i % groups == 0] or [*possible]
         known = [i for i in whole if i in self._packed_outputs or i in self._widths]
-        return max(known or whole)
+        # Of two maps that are one, such as gate and up, the next one reads half of the outputs.
+        halves = [i for i in whole if 2 * i in self._packed_outputs]
+        return max(known or halves or whole)
 
     @cached_property
     def _packed_outputs(self) -> frozenset[int]:

@@ -38,6 +38,10 @@ MOST_ASPECT = 200
 # What a processor gives for each token; all else is of the images and sounds.
 BY_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 OFFSETS, REPLACED = "offset_mapping", "text_replacement_offsets"
+LEAVE_ALONE = (
+    "rows with these are not read for this model; leave them alone by an empty name "
+    "(--column images=, --column audio=), or measure it by the library, with batches of your own loader"
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class MediaEncoder:
         if len(replaced) != len(media):
             raise UnsupportedArchitecture(
                 f"{where}: the model's processor ({type(self.processor).__name__}) does not say "
-                "which characters stand for an image, so that labels cannot be put"
+                f"which characters stand for an image, so that labels cannot be put: {LEAVE_ALONE}"
             )
         shown = [tuple(r["new_span"]) for r in replaced]
         widened = _widened(text, replaced)
@@ -161,9 +165,7 @@ class MediaEncoder:
             raise UnsupportedArchitecture(
                 f"{where}: the model's processor ({type(self.processor).__name__}) changes the text "
                 "besides putting in what stands for images and sounds, so that labels cannot be put: "
-                "rows with these are not read for this model; leave them alone by an empty name "
-                "(--column images=, --column audio=), or measure it by the library, with batches of "
-                "your own loader"
+                f"{LEAVE_ALONE}"
             )
 
     def _cut(self, text: str, has_media: bool) -> str:
