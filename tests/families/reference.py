@@ -7,7 +7,7 @@ and ``dL/dW`` of every linear map.
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from families.registry import N_CLASSES, Family
 from families.rows import Example
 
 SCALE = 2
+# Logits that differ by so much of the largest are of other experts, not of other rounding.
+FAR = 0.05
 PREFIX = "base_model.model."
 
 
@@ -82,6 +84,31 @@ def reads_padding(model: nn.Module, alone: list[Example], padded: list[Example])
         beside is None or (own is not None and math.isclose(own, beside, rel_tol=1e-5))
         for own, beside in pairs
     )
+
+
+def routes_by_rounding(
+    model: nn.Module, alone: Sequence[Example], together: Sequence[Example]
+) -> bool:
+    """Whether a model by itself gives an example far other logits in a batch, in its precision.
+
+    In half precision scores of a router may be so close that how many examples are beside one
+    decides to which experts a token goes.
+
+    Args:
+        model: The model.
+        alone: Examples one by one.
+        together: Batches of the same, in order.
+    """
+    rows = (
+        (logits_of(model, batch)[row], batch["attention_mask"][row].bool())
+        for batch in together
+        for row in range(len(batch["input_ids"]))
+    )
+    for example, (logits, is_token) in zip(alone, rows, strict=True):
+        own = logits_of(model, example)[0]
+        if (logits[is_token] - own).abs().max() > FAR * own.abs().max():
+            return True
+    return False
 
 
 def runs(model: nn.Module, example: Example) -> bool:

@@ -1,6 +1,7 @@
 """The comparisons see a fault: each is shown one."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from families.reference import (
     load_base,
     logits_of,
     reads_padding,
+    routes_by_rounding,
 )
 from families.registry import FAMILIES
 from families.rows import batches, examples, padded_examples, write_tokenizer
@@ -163,3 +165,18 @@ def test_who_reads_padding_is_told_from_who_does_not():
             alone = [{**e, "labels": e["labels"] % 2} for e in alone]
 
         assert reads_padding(model, alone, padded_examples(alone)) is wanted
+
+
+@pytest.mark.parametrize(("shift", "moves"), [(0.0, False), (0.02, False), (0.2, True)])
+def test_a_route_that_a_batch_decides_is_told_from_rounding(shift, moves):
+    """By the model's own logits, alone and beside others; its precision is not looked at."""
+
+    class Model(torch.nn.Module):
+        def forward(self, input_ids, **_):
+            logits = torch.nn.functional.one_hot(input_ids, 1_000).float()
+            logits[-1] += shift * (len(input_ids) > 1)
+            return SimpleNamespace(logits=logits)
+
+    alone = examples(FAMILY)
+
+    assert routes_by_rounding(Model(), alone, batches(alone)) == moves
