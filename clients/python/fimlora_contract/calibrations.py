@@ -1,5 +1,6 @@
 """How a dataset is measured: batches, their size, the estimator, shards."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -11,19 +12,23 @@ MOST_BATCHES = 4096
 MOST_SHARDS = 64
 
 
-def check_batches(value: Any) -> Any:
-    """Refuse what is neither a number of batches nor ``auto``, in one sentence for both.
+def number_or_auto(most: int) -> Callable[[Any], Any]:
+    """Check that a value is a number from 1 up to `most`, or ``auto``: one sentence for both.
 
-    Raises:
-        ValueError: Says what is allowed.
+    Without it, a value that is neither is refused once for each, by names of the validator's.
     """
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if value != "auto" and not (is_whole and 1 <= value <= MOST_BATCHES):
-        raise ValueError(f"must be a whole number from 1 to {MOST_BATCHES}, or auto")
-    return value
+
+    def check(value: Any) -> Any:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if value != "auto" and not (is_whole and 1 <= value <= most):
+            raise ValueError(f"must be a whole number from 1 to {most}, or auto")
+        return value
+
+    return check
 
 
 Batches = Annotated[int, Field(ge=1, le=MOST_BATCHES)] | Literal["auto"]
+Shards = Annotated[int, Field(ge=1, le=MOST_SHARDS)] | Literal["auto"]
 
 
 class Calibration(RequestModel):
@@ -31,7 +36,7 @@ class Calibration(RequestModel):
 
     n_batches: Annotated[
         Batches,
-        BeforeValidator(check_batches, json_schema_input_type=Batches),
+        BeforeValidator(number_or_auto(MOST_BATCHES), json_schema_input_type=Batches),
         Field(
             description="With auto, 4, 8, 16 ... batches are measured, until the plan is expected "
             "to move by no more than the tolerance if other rows were drawn."
@@ -107,7 +112,8 @@ class Calibration(RequestModel):
         ),
     ] = "auto"
     shards: Annotated[
-        Annotated[int, Field(ge=1, le=MOST_SHARDS)] | Literal["auto"],
+        Shards,
+        BeforeValidator(number_or_auto(MOST_SHARDS), json_schema_input_type=Shards),
         Field(
             description="In how many parts the batches are measured, each by whichever worker is "
             "free; auto takes as many as there are workers on devices of one kind, and 1 where "
