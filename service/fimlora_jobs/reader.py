@@ -12,6 +12,7 @@ from fimlora_jobs.answers import as_ms, text_of
 from fimlora_jobs.durability import owe
 from fimlora_jobs.job_filter import JobFilter
 from fimlora_jobs.record import SHOWN_FIELDS, STATE_FIELDS, JobRecord
+from fimlora_jobs.scripts import run_script
 
 BATCH = 500
 EVERY_JOB = JobFilter()
@@ -154,13 +155,28 @@ class JobReader:
         """Ids that match, of which no list is kept: all newer ones are looked at.
 
         Those of jobs that have not ended are, and are few: of them alone, if no others match.
+        Of others, status and kind are looked at where they lie, and only those that have the
+        right ones are read.
         """
         is_open = wanted.statuses and not wanted.statuses & FINAL_STATUSES
         batches = self._open_ids(before) if is_open else self._all_ids(before, owner or "")
         for ids in batches:
-            for record in self._read(ids, wanted.fields):
+            for record in self._read(self._among(ids, wanted), wanted.fields):
                 if record and owner in (None, record.owner) and wanted.matches(record):
                     yield record.id
+
+    def _among(self, ids: list[str], wanted: JobFilter) -> list[str]:
+        """Those of some jobs that are of the wanted statuses and kind."""
+        if not (wanted.statuses or wanted.kind):
+            return ids
+        statuses = " ".join(["", *sorted(wanted.statuses), ""]) if wanted.statuses else ""
+        found = run_script(
+            self._redis,
+            "among",
+            keys=[*map(self._job, ids)],
+            args=[wanted.kind or "", statuses],
+        )
+        return [ids[int(place)] for place in found]
 
     def _all_ids(self, before: str | None, owner: str) -> Iterator[list[str]]:
         while ids := self._ids(before, at_most=BATCH, owner=owner):

@@ -1,7 +1,9 @@
 """The job record's compare-and-set rules, on a real Valkey."""
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from redis import Redis
@@ -327,6 +329,34 @@ def test_jobs_in_a_status_that_ends_are_not_read_for_those_that_have_not_ended(
     assert store.page(limit=9, wanted=wanted, owner="somebody") == []
     mixed = JobFilter(statuses=queued | {JobStatus.CANCELED})
     assert [r.id for r in store.page(limit=30, wanted=mixed)] == every[::-1]
+
+
+def test_only_jobs_of_the_wanted_status_are_read(store, redis_client, monkeypatch):
+    """Who looks for the one job that failed does not have thousands of others sent."""
+    every = [put(store, n, model="tiny" if n % 3 else "other") for n in range(24)]
+    for n, id_ in enumerate(every):
+        if n % 4 == 1:
+            store.request_cancel(id_)
+        elif n % 4 == 2:
+            store.start(id_, 1, worker="w")
+    redis_client.hdel(store.key("job", every[5]), "kind")  # of before there were others
+    redis_client.delete(store.key("job", every[9]))  # and one that is gone
+    there = {id_: store.get(id_) for id_ in every if store.has(id_)}
+    read, plain = [], store._read
+    monkeypatch.setattr(
+        store, "_read", lambda ids, fields: read.extend(ids) or plain(ids, fields)
+    )
+
+    some = [JobStatus.CANCELED, JobStatus.RUNNING, JobStatus.QUEUED, JobStatus.FAILED]
+    for statuses in [some[:1], some[1:2], some[:2], some[3:], some]:
+        for kind, model in itertools.product([None, *JobKind], [None, "tiny"]):
+            wanted = JobFilter(kind=kind, statuses=frozenset(statuses), model=model)
+            expected = [id_ for id_ in there if wanted.matches(there[id_])][::-1]
+            read.clear()
+
+            assert [record.id for record in store.page(limit=50, wanted=wanted)] == expected
+            of_them = replace(wanted, model=None)
+            assert set(read) <= {id_ for id_ in there if of_them.matches(there[id_])}
 
 
 def test_a_record_without_a_kind_is_a_calibration(store, redis_client, job_id):

@@ -11,11 +11,13 @@ from typing import Any
 from fimlora.constraints import RANK_MENUS
 from fimlora.memory.need import features, features_at_once
 from fimlora.statistics.options import Passes
+from fimlora.whole_names import inside_saved
 from fimlora_contract.estimates import BudgetInterval
 from fimlora_contract.methods import BY_LAYERS
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_service.resolve.endings import Endings
 from fimlora_service.resolve.model_files import Shapes
-from fimlora_service.resolve.target_checks import has_experts, is_inner, is_match, match_entries
+from fimlora_service.resolve.target_checks import has_experts, is_inner, match_entries
 
 BLOCK = re.compile(r"(.*?\.\d+)\.")
 OUTSIDE = ""
@@ -97,16 +99,17 @@ def find_target_shapes(
         names: Sequence[str] | None = [name for name in matrices if is_inner(name)]
     else:
         names = match_entries(targets, matrices, config=config)
-    saved = request.modules_to_save or ()
-    names = [n for n in names or () if not any(is_match(e, n) for e in excluded or ())]
-    names = [n for n in names if not any(is_match(e, h) for e in saved for h in holders(n))]
-    return {name: matrices[name] for name in names} if names else None
+    names = names or ()
+    left_out = Endings(names).meant_by(excluded or ())
+    left_out |= inside_saved(names, _held(names).meant_by(request.modules_to_save or ()))
+    found = {name: matrices[name] for name in names if name not in left_out}
+    return found or None
 
 
-def holders(name: str) -> list[str]:
-    """A name, and those of all modules that it is inside of."""
-    parts = name.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+def _held(names: Sequence[str]) -> Endings:
+    """Some modules, and all that they are inside of."""
+    parts = (name.split(".") for name in names)
+    return Endings({".".join(some[: i + 1]) for some in parts for i in range(len(some))})
 
 
 def find_matrices(shapes: Shapes) -> dict[str, Matrix]:

@@ -22,8 +22,9 @@ from fimlora_jobs.store import JobStore
 from fimlora_service.errors import BudgetInfeasible, DatasetSchema, NoPattern, ValidationFailed
 from fimlora_service.keys.access import check_result, shown_to
 from fimlora_service.keys.principal import Principal
+from fimlora_service.resolve.endings import Endings
 from fimlora_service.resolve.resolver import Resolved, Resolver, schema_errors
-from fimlora_service.resolve.target_checks import inside_block, is_match
+from fimlora_service.resolve.target_checks import inside_block
 from fimlora_service.results.reading import plan_of, read_pattern
 
 TRAINED = frozenset({"seeds", "steps", "batch_size", "max_length", "learning_rates", "quick"})
@@ -198,14 +199,16 @@ def check_targets(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> No
     for name, rank_map in maps.items():
         rows = rank_map.modules
         modules = [m.name for m in rows if m.n_experts is None or experts != "all"]
+        endings = Endings(dict.fromkeys(modules))
+        named, not_named = _meant_by(entries, endings), endings.meant_by(left_out)
         for module in modules:
-            if not _has(entries, module) or any(is_match(e, module) for e in left_out):
+            if module not in named or module in not_named:
                 raise ValidationFailed(
                     f"plan {name!r} adapts {module!r}, which target_modules={entries} and "
                     f"exclude_modules={excluded} leave out: all arms must adapt the same modules; "
                     "give the target_modules that the plan was made with"
                 )
-        missing = [e for e in entries if not any(_has([e], module) for module in modules)]
+        missing = _meaning_none(entries, endings)
         if missing and not excluded:
             raise ValidationFailed(
                 f"plan {name!r} adapts no {missing[0]!r}, which target_modules name: all arms "
@@ -222,8 +225,10 @@ def check_saved(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> None
     entries = request.modules_to_save or []
     for name, rank_map in maps.items():
         saved = list(rank_map.provenance.get(MODULES_TO_SAVE) or ())
-        odd = [n for n in saved if not _has(entries, n)]
-        odd += [e for e in entries if not any(_has([e], n) for n in saved)]
+        endings = Endings(saved)
+        named = _meant_by(entries, endings)
+        odd = [n for n in saved if n not in named]
+        odd += _meaning_none(entries, endings)
         if odd:
             raise ValidationFailed(
                 f"plan {name!r} was made with modules_to_save={saved or None}, and this request "
@@ -232,11 +237,15 @@ def check_saved(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> None
             )
 
 
-def _has(entries: Iterable[str], module: str) -> bool:
-    """Whether one of some entries may mean a module, wherever its stack stands in the tree."""
-    return any(
-        is_match(each, module) or is_match(inside_block(each), module) for each in entries
-    )
+def _meant_by(entries: Iterable[str], endings: Endings) -> set[str]:
+    """What entries may mean, wherever its stack stands in the tree."""
+    forms = (form for each in entries for form in (each, inside_block(each)))
+    return endings.meant_by(forms)
+
+
+def _meaning_none(entries: Iterable[str], endings: Endings) -> list[str]:
+    """Entries that mean nothing, wherever its stack stood."""
+    return [e for e in entries if e not in endings and inside_block(e) not in endings]
 
 
 def check_scales(request: EvaluationRequest, maps: Mapping[str, RankMap]) -> None:

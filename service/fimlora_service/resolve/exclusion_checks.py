@@ -9,13 +9,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_service.resolve.endings import Endings
 from fimlora_service.resolve.model_files import Shapes
 from fimlora_service.resolve.target_checks import (
     HEADS,
+    first_places,
     has_experts,
     has_parts,
     inside_block,
-    is_match,
     is_table,
     unknown_entry,
     wrong_entry,
@@ -39,25 +40,21 @@ def check_exclusions(
         return
     modules = {name.rpartition(".")[0] for name in shapes if "." in name}
     holders = {name[: dot.start()] for name in modules for dot in re.finditer(r"\.", name)}
-    for index, entry in enumerate(entries):
-        _check_entry(index, entry, modules, holders, config)
+    by_end, holders_by_end = Endings(modules), Endings(holders)
+    for entry, index in first_places(entries).items():
+        forms = [entry, inside_block(entry)] if has_parts(config) else [entry]
+        if not any(form in by_end for form in forms):
+            is_holder = any(form in holders_by_end for form in forms)
+            _refuse_entry(index, entry, modules, is_holder=is_holder)
     if has_parts(config) or request.target_modules is None:
         return  # called otherwise once loaded, or known to the worker only
     if isinstance(request.target_modules, list) or request.target_modules == "all-linear":
         _check_left(request, entries, shapes, config)
 
 
-def _check_entry(
-    index: int,
-    entry: str,
-    modules: Collection[str],
-    holders: Collection[str],
-    config: Mapping[str, Any],
-) -> None:
-    forms = [entry, inside_block(entry)] if has_parts(config) else [entry]
-    if any(is_match(form, name) for form in forms for name in modules):
-        return
-    if any(is_match(form, name) for form in forms for name in holders):
+def _refuse_entry(index: int, entry: str, modules: Collection[str], *, is_holder: bool) -> None:
+    """Refuse what means no module that has weights, unless one may be there without any."""
+    if is_holder:
         message = (
             f"{entry!r} holds modules and is no target itself; as in PEFT, an expression leaves "
             f"out what is inside: '.*{re.escape(entry)}\\..*'"
@@ -76,16 +73,17 @@ def _check_left(
     }
     targets = request.target_modules
     if isinstance(targets, list):
-        meant = [name for name in matrices if any(is_match(entry, name) for entry in targets)]
-        is_whole = all(any(is_match(entry, name) for name in meant) for entry in targets)
+        endings = Endings(matrices)
+        meant = endings.meant_by(targets)
+        is_whole = all(entry in endings for entry in dict.fromkeys(targets))
     else:
-        meant = [
+        meant = {
             name
             for name, shape in matrices.items()
             if not is_table(name, shape, config) and name.rpartition(".")[2] not in HEADS
-        ]
+        }
         is_whole = True
-    left = [name for name in meant if not any(is_match(entry, name) for entry in entries)]
+    left = meant - Endings(meant).meant_by(entries)
     if meant and is_whole and not left:
         message = (
             f"leaves out all {len(meant)} modules that target_modules={targets!r} means; "

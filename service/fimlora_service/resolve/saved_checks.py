@@ -10,18 +10,19 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from fimlora.whole_names import is_inside, outermost
+from fimlora.whole_names import inside_saved
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.errors import ValidationFailed
+from fimlora_service.resolve.endings import Endings
 from fimlora_service.resolve.exclusion_checks import OFTEN_DRAWN
 from fimlora_service.resolve.model_files import Shapes
 from fimlora_service.resolve.target_checks import (
     HEADS,
     N_NEAR,
+    first_places,
     has_experts,
     has_parts,
     inside_block,
-    is_match,
     is_table,
     wrong_entry,
 )
@@ -43,15 +44,15 @@ def check_saved(
     _check_both(request, entries)
     if has_experts(config):
         return
-    modules = modules_of(shapes)
-    for index, entry in enumerate(entries):
-        forms = [entry, inside_block(entry)] if has_parts(config) else [entry]
-        if any(is_match(form, name) for form in forms for name in modules):
+    modules, may_differ = modules_of(shapes), has_parts(config)
+    endings = Endings(modules)
+    for entry, index in first_places(entries).items():
+        if entry in endings or (may_differ and inside_block(entry) in endings):
             continue
         if not OFTEN_DRAWN.intersection(entry.split(".")):
             raise _unknown(entry, index, modules)
-    if not has_parts(config):
-        _check_targets_left(request, entries, modules)
+    if not may_differ:
+        _check_targets_left(request, entries, endings)
 
 
 def saved_parameters(
@@ -61,23 +62,18 @@ def saved_parameters(
     entries = request.modules_to_save
     if entries is None or has_experts(config) or has_parts(config):
         return None
-    modules = modules_of(shapes)
+    endings = Endings(modules_of(shapes))
     names: set[str] = set()
     sizes = 0
     for entry in dict.fromkeys(entries):
-        found = {name for name in modules if is_match(entry, name)}
-        names |= found
+        found = endings.meant(entry)
+        names.update(found)
         if not found:  # tied to the table, or drawn
             table = _table(shapes, config) if entry.rpartition(".")[2] in HEADS else None
             if table is None:
                 return None
             sizes += table
-    wholes = outermost(names)
-    return sizes + sum(
-        math.prod(shape)
-        for name, shape in shapes.items()
-        if any(is_inside(name, whole) for whole in wholes)
-    )
+    return sizes + sum(math.prod(shapes[name]) for name in inside_saved(shapes, names))
 
 
 def modules_of(shapes: Shapes) -> set[str]:
@@ -89,8 +85,9 @@ def _check_both(request: CalibrationRequest, entries: Iterable[str]) -> None:
     targets = request.target_modules
     if not isinstance(targets, list):
         return
+    saved = frozenset(entries)
     for index, entry in enumerate(targets):
-        if entry in entries:
+        if entry in saved:
             message = (
                 f"{entry!r} is in target_modules and in modules_to_save: PEFT trains it whole and "
                 "puts no LoRA on it; leave it out of one of both"
@@ -99,14 +96,14 @@ def _check_both(request: CalibrationRequest, entries: Iterable[str]) -> None:
 
 
 def _check_targets_left(
-    request: CalibrationRequest, entries: list[str], modules: Collection[str]
+    request: CalibrationRequest, entries: list[str], endings: Endings
 ) -> None:
     """Refuse an entry of the targets all of whose modules are trained whole."""
     targets = request.target_modules
-    wholes = [name for name in modules if any(is_match(entry, name) for entry in entries)]
-    for index, entry in enumerate(targets if isinstance(targets, list) else ()):
-        meant = [name for name in modules if is_match(entry, name)]
-        if meant and all(any(is_inside(n, whole) for whole in wholes) for n in meant):
+    wholes = endings.meant_by(entries)
+    for entry, index in first_places(targets if isinstance(targets, list) else ()).items():
+        meant = endings.meant(entry)
+        if meant and len(inside_saved(meant, wholes)) == len(meant):
             message = (
                 f"{entry!r} means nothing but what modules_to_save={entries} trains whole, such as "
                 f"{min(meant)!r}, and PEFT puts no LoRA on that; leave it out of one of both"

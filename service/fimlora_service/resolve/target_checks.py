@@ -14,6 +14,7 @@ from typing import Any
 from fimlora_contract.budgets import Budget
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.errors import BudgetInfeasible, ValidationFailed
+from fimlora_service.resolve.endings import Endings
 from fimlora_service.resolve.initial_checks import check_initial
 from fimlora_service.resolve.model_files import Shapes
 
@@ -91,11 +92,12 @@ def match_entries(
         ValidationFailed: An entry matches no weight; the message lists near names.
     """
     matched: dict[str, None] = {}
+    endings, may_differ = Endings(matrices), has_parts(config)
     has_head = False
-    for index, entry in enumerate(entries):
-        found = [name for name in matrices if is_match(entry, name)]
-        if not found and has_parts(config):
-            found = [name for name in matrices if is_match(inside_block(entry), name)]
+    for entry, index in first_places(entries).items():
+        found = endings.meant(entry)
+        if not found and may_differ:
+            found = endings.meant(inside_block(entry))
         if not found and entry.rpartition(".")[2] not in HEADS:
             raise unknown_entry(entry, index, matrices)
         has_head |= not found
@@ -164,9 +166,12 @@ def check_floor(
     check_lowest_ranks(request.budget, floor=floor, what=what, size=size)
 
 
-def is_match(entry: str, name: str) -> bool:
-    """Whether an entry means a weight: its name, its end, or its name under a base prefix."""
-    return name == entry or name.endswith(f".{entry}") or entry.endswith(f".{name}")
+def first_places(entries: Iterable[str]) -> dict[str, int]:
+    """Each entry once, and where it stands first."""
+    found: dict[str, int] = {}
+    for place, entry in enumerate(entries):
+        found.setdefault(entry, place)
+    return found
 
 
 def inside_block(entry: str) -> str:
