@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_service.resolve.endings import Endings
 from fimlora_service.resolve.model_files import Shapes
 from fimlora_service.resolve.target_checks import (
     HEADS,
-    is_match,
     is_table,
     largest_number,
     wrong_entry,
@@ -34,7 +34,8 @@ def check_ties(
     table = tied_table(shapes, config)
     if table is None:
         return
-    tables = [n for n, entry in enumerate(entries) if is_match(entry, table)]
+    of_table = Endings([table])
+    tables = [n for n, entry in enumerate(entries) if of_table.meant(entry)]
     heads = [n for n, entry in enumerate(entries) if entry.rpartition(".")[2] in HEADS]
     if tables and heads:
         index = max(tables[0], heads[0])
