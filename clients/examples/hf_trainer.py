@@ -39,9 +39,8 @@ def main() -> None:
     base = AutoModelForSequenceClassification.from_pretrained(
         options.model, num_labels=len(labels)
     )
-    base.config.pad_token_id = (
-        tokenizer.pad_token_id
-    )  # a decoder's head reads what is before it
+    # The head of a decoder reads the last token before padding.
+    base.config.pad_token_id = tokenizer.pad_token_id
     model = with_adapter(base, options.adapter)
     model.print_trainable_parameters()
     trainer = Trainer(
