@@ -115,6 +115,7 @@ def apply_fim_ranks(
             )
             statistics = measure_resident(model, dataloader, settings)
         names = [module.name for module in statistics.modules]
+        saved = tuple(saved_on(model, adapter_name))
         plan = allocate(
             score(statistics, method, aggregation=aggregation),
             _mean_rank([ranks[name] for name in names]) if budget is None else budget,
@@ -124,8 +125,8 @@ def apply_fim_ranks(
             groups=ties_among(model, names),
             scale=scale,
             seed=seed,
-            provenance=facts_of_saved(saved_on(model, adapter_name))
-            | facts_of_ties(model, names),
+            provenance=facts_of_saved(saved)
+            | facts_of_ties(model, names, saved=[each.name for each in saved]),
         )
         source = source_if_any(statistics, method, scale=scale, aggregation=aggregation)
         plan = with_signal(plan, source)

@@ -24,16 +24,15 @@ def run(jobs: Jobs, run_queue, model: str, targets: list[str], **request):
 
 def merged_apart(base, adapter, ids) -> float:
     """How far a merged model's logits are from those of the adapter it is made of."""
-    model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
     torch.manual_seed(0)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT tells of ties, too
+        model = PeftModel.from_pretrained(base, adapter, is_trainable=True)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         wanted = model(ids).logits
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PEFT tells of it, too
-            found = model.merge_and_unload()(ids).logits
+        found = model.merge_and_unload()(ids).logits
     return ((found - wanted).abs().max() / wanted.abs().max()).item()
 
 
@@ -66,6 +65,22 @@ def test_one_of_both_is_a_target_and_the_plan_says_what_merging_does(jobs, run_q
     assert merged_apart(load(jobs.data_dir / "models/untied"), folders[1], ids) < 1e-5
     again = run(jobs, run_queue, "tied", ["q_proj"]).result
     assert "tied_weight" not in {warning.code for warning in again.rank_map.warnings}
+
+
+@pytest.mark.parametrize(
+    ("target", "saved"), [("embed_tokens", "lm_head"), ("lm_head", "embed_tokens")]
+)
+def test_beside_a_copy_that_trains_whole_nothing_is_tied(jobs, run_queue, target, saved):
+    """Stock PEFT merges what the adapter is, so that there is nothing to tell."""
+    tied = make_decoder(jobs.data_dir / "models/tied", tie_word_embeddings=True)
+
+    found = run(jobs, run_queue, "tied", ["q_proj", target], modules_to_save=[saved]).result
+
+    assert "tied_targets" not in found.rank_map.provenance
+    assert "tied_weight" not in {warning.code for warning in found.rank_map.warnings}
+    folder = jobs.data_dir / "artifacts" / found.digest.replace(":", "-")
+    base = AutoModelForCausalLM.from_pretrained(tied)
+    assert merged_apart(base, folder, torch.arange(10)[None]) < 1e-5
 
 
 @pytest.mark.parametrize("executor", ["resident", "streamed"])

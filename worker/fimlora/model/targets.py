@@ -4,7 +4,7 @@ Names are those of the base model's tree. On a model that PEFT has wrapped, a Lo
 stands where the linear map was; its ``base_layer`` is that map, and what is measured.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -220,17 +220,22 @@ def ties_among(model: nn.Module, names: Collection[str]) -> list[tuple[str, str]
     return [pair for pair in pairs if {*pair} <= {*names}]
 
 
-def facts_of_ties(model: nn.Module, names: Collection[str]) -> dict[str, Any]:
+def facts_of_ties(
+    model: nn.Module, names: Collection[str], *, saved: Iterable[str]
+) -> dict[str, Any]:
     """Say of target modules that are one weight with another module what a plan's provenance does.
 
     Args:
         model: A transformers model, wrapped by PEFT or not.
         names: Names of the target modules.
+        saved: Names of the modules that train whole, as copies that are tied to nothing.
 
     Returns:
         Facts; empty where there are none.
     """
     pairs = tied_pairs(dict(_base_modules(base_model_of(model))))
+    apart = inside_saved({name for pair in pairs for name in pair}, saved)
+    pairs = [pair for pair in pairs if apart.isdisjoint(pair)]
     tied = {a: b for pair in pairs for a, b in (pair, pair[::-1]) if a in names}
     return {TIED: dict(sorted(tied.items()))} if tied else {}
 

@@ -208,11 +208,12 @@ def facts_of(
     calibration = accepted.request.calibration
     n_batches = rounds["n_batches_by"]["used"] if rounds else calibration.most_batches
     used = prepared.drawn.first(n_batches * calibration.batch_size)
+    saved, names = prepared.model.saved, {module.name for module in modules}
     return {
         "engine": engine_version,
         **sources(accepted.resolved),
-        **facts_of_saved(prepared.model.saved),
-        **facts_of_ties(prepared.model.outline(), {module.name for module in modules}),
+        **facts_of_saved(saved),
+        **facts_of_ties(prepared.model.outline(), names, saved=[each.name for each in saved]),
         "task": prepared.model.request.task,
         "batch_size": calibration.batch_size,
         "max_length": calibration.max_length,
