@@ -24,6 +24,7 @@ from fimlora_service.keys.pepper import PepperFile
 from fimlora_service.keys.rates import RateLimits
 from fimlora_service.keys.ring import KeyRing
 from fimlora_service.operations.metrics import Metrics
+from fimlora_service.plans.measured_jobs import MeasuredJobs
 from fimlora_service.plans.score_cache import ScoreCache
 from fimlora_service.reports.kept import KeptDrawings
 from fimlora_service.resolve.resolver import Resolver
@@ -51,6 +52,7 @@ class State(TypedDict):
     space: FreeSpace
     job_views: JobViews
     score_cache: ScoreCache
+    measured_jobs: MeasuredJobs
     drawings: KeptDrawings
     resolver: Resolver
     submission: Submission
@@ -109,6 +111,7 @@ def make_state(
         space=space,
         job_views=JobViews(store),
         score_cache=ScoreCache(),
+        measured_jobs=MeasuredJobs(store, settings.allowed),
         drawings=KeptDrawings(),
         resolver=resolver,
         submission=submission,

@@ -2,11 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from operator import mul
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from fimlora import RankPlan
 from fimlora.adapter.config import padded_rank
+from fimlora.allocation.listed import Listed
+from fimlora.allocation.named_ranks import NamedRanks
+from fimlora.allocation.units import Ranks
 from fimlora_contract.jobs import CalibrationResult
 from fimlora_contract.plans import DraftControl, PlanDraft
 from fimlora_contract.requests import PlanRequest
@@ -19,6 +24,8 @@ from fimlora_service.plans.solving import (
     scored_statistics,
     written_adapter,
 )
+
+Value = TypeVar("Value", int, float)
 
 
 def draft_again(
@@ -63,7 +70,9 @@ def _check_places(
     Experts that are modules of their own are in a plan or not, as they are selected: one that is
     in the rank map alone gets no rank, and one that is in the plan alone has no place.
     """
-    planned_names = [module.name for module in plan.modules]
+    planned_names = Listed.of(plan.modules).names
+    if planned_names == names:
+        return
     placed = frozenset(names)
     without_place = frozenset(planned_names) - placed
     if without_place and without_place <= result.rank_map.not_targeted.keys():
@@ -83,35 +92,55 @@ def _check_places(
 
 def draft_of(plan: RankPlan, job_id: str, places: Sequence[str]) -> PlanDraft:
     """A plan as lists in the order of modules, some of which may be none of its own."""
-    names = [module.name for module in plan.modules]
-    costs = [module.cost for module in plan.modules]
-    uniform = plan.controls.get("uniform")
-    ranks = [plan.ranks[name] for name in names]
+    modules = Listed.of(plan.modules)
+    ranks = _in_order(plan.ranks, modules.names)
+    controls = {name: _control(plan, name) for name in sorted(plan.controls)}
+    spent = {"ranks": int(ranks.sum()), "parameters": int(modules.costs @ ranks)}
+    unspent = plan.limit - spent["ranks" if plan.budget.unit == "rank" else "parameters"]
+    order = None if places == modules.names else places
     return PlanDraft(
         job_id=job_id,
-        budget={**asdict(plan.budget), "limit": plan.limit, "unspent": plan.unspent},
+        budget={**asdict(plan.budget), "limit": plan.limit, "unspent": unspent},
         method=plan.method,
         rule=plan.rule,
         r_min=plan.r_min,
         r_max=plan.r_max,
-        spent={"ranks": sum(ranks), "parameters": sum(map(mul, costs, ranks))},
-        ranks=[plan.ranks.get(name, 0) for name in places],
-        scores=[plan.scores.get(name, 0.0) for name in places],
-        uniform_ranks=None if uniform is None else [uniform.get(name, 0) for name in places],
+        spent=spent,
+        ranks=_placed(ranks.tolist(), modules.names, order, 0),
+        scores=_placed(
+            [*map(plan.scores.__getitem__, modules.names)], modules.names, order, 0.0
+        ),
+        uniform_ranks=_placed(controls["uniform"].tolist(), modules.names, order, 0)
+        if "uniform" in controls
+        else None,
         controls={
-            name: _spending(control, names, costs)
-            for name, control in sorted(plan.controls.items())
+            name: DraftControl(
+                ranks=int(of_all.sum()),
+                parameters=int(modules.costs @ of_all),
+                lowest=int(of_all.min()),
+                highest=int(of_all.max()),
+            )
+            for name, of_all in controls.items()
         },
     )
 
 
-def _spending(
-    control: Mapping[str, int], names: Sequence[str], costs: Sequence[int]
-) -> DraftControl:
-    ranks = [control[name] for name in names]
-    return DraftControl(
-        ranks=sum(ranks),
-        parameters=sum(map(mul, costs, ranks)),
-        lowest=min(ranks),
-        highest=max(ranks),
-    )
+def _control(plan: RankPlan, name: str) -> Ranks:
+    """Ranks of a control in the order of the plan's modules."""
+    if isinstance(plan.controls, NamedRanks):
+        return plan.controls.table(name)
+    return _in_order(plan.controls[name], Listed.of(plan.modules).names)
+
+
+def _in_order(ranks: Mapping[str, int], names: Sequence[str]) -> Ranks:
+    return np.fromiter(map(ranks.__getitem__, names), dtype=np.int64, count=len(names))
+
+
+def _placed(
+    values: list[Value], names: Sequence[str], places: Sequence[str] | None, none: Value
+) -> list[Value]:
+    """Values of modules in the order of places, where that is another one."""
+    if places is None:
+        return values
+    by_name = dict(zip(names, values, strict=True))
+    return [by_name.get(name, none) for name in places]

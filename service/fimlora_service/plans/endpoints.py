@@ -24,10 +24,12 @@ from fimlora_service.http.headers import wants_minimal
 from fimlora_service.keys.access import JobId
 from fimlora_service.keys.principal import READS
 from fimlora_service.keys.routes import ScopedRoute
+from fimlora_service.plans.measured_jobs import MeasuredJobs
 from fimlora_service.plans.openapi_examples import PLAN_EXAMPLES, SWEEP_EXAMPLES
 from fimlora_service.plans.score_cache import ScoreCache
-from fimlora_service.results.reading import find_artifact, plan_of, result_of, usable
+from fimlora_service.results.reading import find_artifact, result_of, usable
 
+MeasuredJobsDep = Annotated[MeasuredJobs, part("measured_jobs")]
 ScoreCacheDep = Annotated[ScoreCache, part("score_cache")]
 ReturnHeader = Annotated[
     list[str],
@@ -67,8 +69,7 @@ REFUSALS = (
 def allocate_again(
     id: JobId,
     body: Annotated[PlanRequest, Body(openapi_examples=PLAN_EXAMPLES)],
-    store: StoreDep,
-    settings: SettingsDep,
+    measured_jobs: MeasuredJobsDep,
     artifacts: ArtifactsDep,
     score_cache: ScoreCacheDep,
     prefer: ReturnHeader = [],  # noqa: B006 - FastAPI copies defaults
@@ -77,7 +78,7 @@ def allocate_again(
     from fimlora_service.plans.drafting import draft_again
     from fimlora_service.plans.solving import solve_again
 
-    result = plan_of(usable(store.shown(id), settings.allowed).to_job())
+    result = measured_jobs.result(id)
     digest = find_artifact(result, STATISTICS).digest
     path = artifacts.local(result.digest, STATISTICS)
     is_draft = wants_minimal(prefer)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the engine brings numpy, and is imported when a plan is ask
 
 MAX_BYTES = 64 << 20
 N_AT_ONCE = 8  # files being read, each with its sums in memory
-MODULE_BYTES = 1_000  # roughly, of a module's name, sides and score
+MODULE_BYTES = 1_200  # roughly, of a module's name, sides, score and random draws
 VALUE_BYTES = 8  # of a singular value, a score of a half, an example's
 
 

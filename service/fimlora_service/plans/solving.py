@@ -6,6 +6,7 @@ nothing better to do.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fimlora import (
     score,
 )
 from fimlora.adapter.text_files import text_files
+from fimlora.allocation.listed import Listed
 from fimlora.confidence.evidence import examples_of, with_confidence
 from fimlora.confidence.signal import source_if_any, with_signal
 from fimlora.errors import InvalidStatistics
@@ -107,6 +109,7 @@ def score_file(request: PlanRequest, path: Path, *, digest: str) -> ScoredStatis
         scores = score(
             statistics, allocation.method, scale=scale, aggregation=allocation.aggregation
         )
+        scores = replace(scores, modules=Listed.of(scores.modules))  # of many plans
         signal = source_if_any(
             statistics, allocation.method, scale=scale, aggregation=allocation.aggregation
         )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fimlora.allocation.greedy import take_by_worth
+from fimlora.allocation.greedy import take_by_worth, take_from_table
 
 
 def one_by_one(worth, price, row, step, precedence, limit):
@@ -48,4 +48,32 @@ def test_as_one_by_one(is_tied, is_even):
             chunk=int(rng.integers(1, 6)),
         )
         wanted = one_by_one(worth, price, row, step, precedence.tolist(), limit)
+        assert taken.tolist() == wanted
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_table_of_steps_as_one_by_one(is_tied):
+    """Rows that begin and end at different steps, each of which has one price."""
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        n, first, width = int(rng.integers(1, 12)), int(rng.integers(0, 3)), 6
+        worth = rng.integers(0, 4, (n, width)) if is_tied else rng.lognormal(0, 2, (n, width))
+        worth = -np.sort(-worth.astype(np.float64), axis=1)
+        lowest = rng.integers(first, first + width, n)
+        lowest[0] = first
+        highest = np.minimum(lowest + rng.integers(0, width + 1, n), first + width)
+        price, precedence = rng.integers(1, 9, n).astype(np.float64), rng.permutation(n)
+        steps = [(i, step) for i in range(n) for step in range(lowest[i], highest[i])]
+        costs = [int(price[i]) for i, _ in steps]
+        limit = int(rng.integers(0, sum(costs) + 2))
+
+        taken = take_from_table(worth, price, lowest, highest, precedence, limit=limit)
+        wanted = one_by_one(
+            [worth[i, step - first] for i, step in steps],
+            costs,
+            [i for i, _ in steps],
+            [step for _, step in steps],
+            precedence.tolist(),
+            limit,
+        )
         assert taken.tolist() == wanted

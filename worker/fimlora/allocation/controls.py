@@ -6,7 +6,6 @@ exactly, any other but for less than the cheapest step still open. That is check
 assumed. Nothing here imports torch.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -14,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimlora.allocation.many import share_many
+from fimlora.allocation.naming import N_DRAWS
 from fimlora.allocation.units import Floats, Ranks, Units
 from fimlora.errors import UnequalControls
 
-RANDOM = ("random", *(f"random-{i}" for i in range(2, 6)))  # the first is what the rule gives
-_WORD = 6  # bytes of a random score
+RANDOM = (
+    "random",
+    *(f"random-{i}" for i in range(2, N_DRAWS + 1)),
+)  # the first is what the rule gives
+PLAN = "plan"  # what is solved beside the controls
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
 
 
@@ -41,7 +44,7 @@ def control_ranks(
     Returns:
         Rank per module name, by control.
     """
-    found = control_table(units, names, limit, seed=seed)
+    found = control_table(units, limit, seed=seed)
     return {
         control: dict(zip(names, ranks.tolist(), strict=True))
         for control, ranks in found.items()
@@ -49,22 +52,26 @@ def control_ranks(
 
 
 def control_table(
-    units: Units, names: Collection[str], limit: int, *, seed: int
+    units: Units, limit: int, *, seed: int, scores: Floats | None = None
 ) -> dict[str, Ranks]:
     """Do what `control_ranks` does, without a name for each rank.
 
     Args:
         units: The modules with their bounds.
-        names: Names of the modules, in the order of the results.
         limit: Ranks in total, or parameters when the units are weighted by cost.
         seed: Seed of the random patterns.
+        scores: Of each module, if a plan by scores is to be solved with them.
 
     Returns:
-        Ranks in the order of the names, by control.
+        Ranks in the order of the units' modules, by control; and that plan's as ``plan``.
     """
-    drawn = share_many(units, _random_scores(names, seed=seed), limit)
-    even = share_many(spread_out(units), np.ones((1, len(names))), limit)
-    return {**dict(zip(RANDOM, drawn, strict=True)), "uniform": even[0]}
+    drawn, names = units.naming.drawn(seed)[:, units.named_at], (*RANDOM, "uniform")
+    vectors, ties = [drawn, np.ones((1, len(units.row_of)))], [units.ties] * len(RANDOM)
+    ties.append(spread_out(units).ties)
+    if scores is not None:
+        names, vectors, ties = (*names, PLAN), [*vectors, scores[None]], [*ties, units.ties]
+    ranks = share_many(units, np.concatenate(vectors), limit, ties=np.stack(ties))
+    return dict(zip(names, ranks, strict=True))
 
 
 def spread_out(units: Units) -> Units:
@@ -141,12 +148,3 @@ def check_steps(units: Units, limit: int, patterns: Mapping[str, NDArray[np.intp
                 "is open: patterns that spend unequally are not compared. This is a fault of the "
                 "allocator; please report it with the budget and the bounds"
             )
-
-
-def _random_scores(names: Collection[str], *, seed: int) -> Floats:
-    """Scores in (0, 1], each from the seed and its module's name only: a row per control."""
-    digests = (hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names)
-    digits = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(len(names), -1)
-    words = digits[:, : _WORD * len(RANDOM)].reshape(len(names), len(RANDOM), _WORD)
-    values = words @ 256.0 ** np.arange(_WORD - 1, -1, -1)  # whole numbers below 2^48
-    return np.asarray((values.T + 1) / 256.0**_WORD)

@@ -13,6 +13,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.allocation.listed import Listed
 from fimlora.allocation.many import share_many
 from fimlora.allocation.types import resolve_groups, resolve_types
 from fimlora.allocation.units import (
@@ -196,13 +197,10 @@ def gather(
     Returns:
         It, for any bounds and limit.
     """
-    n, names = len(modules), [module.name for module in modules]
-    types = _places(names, resolve_types(constraints, modules, not_targeted))
-    groups = resolve_groups(constraints, modules, not_targeted)
-    sizes = np.array([m.d_in if m.d_in < m.d_out else m.d_out for m in modules], np.int64)
-    costs = None
-    if not in_ranks:
-        costs = np.array([module.cost for module in modules], dtype=np.int64)
+    listed = Listed.of(modules)
+    n, names = len(listed), listed.names
+    types = _places(names, resolve_types(constraints, listed, not_targeted))
+    groups = resolve_groups(constraints, listed, not_targeted)
     columns: dict[str | None, NDArray[np.intp]] = {None: np.arange(n)}
     tied: dict[str | None, list[tuple[str, ...]]] = {None: groups}
     if shares := shares_of(constraints.per_type):
@@ -210,12 +208,21 @@ def gather(
         tied = _groups_by_part(groups, names, columns)
     rows = {
         entry: rows_of(
-            names if len(some) == n else [names[i] for i in some.tolist()], tied[entry]
+            names if len(some) == n else [names[i] for i in some.tolist()],
+            tied[entry],
+            naming=listed.naming,
+            places=some,
         )
         for entry, some in columns.items()
     }
     return Gathered(
-        np.array(names, dtype=object), sizes, costs, constraints, types, columns, rows
+        names=np.array(names, dtype=object),
+        sizes=listed.sizes,
+        costs=None if in_ranks else listed.costs,
+        constraints=constraints,
+        types=types,
+        columns=columns,
+        rows=rows,
     )
 
 

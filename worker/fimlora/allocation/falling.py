@@ -31,7 +31,16 @@ class Falling(dict[str, Any]):
     @cached_property
     def counts(self) -> NDArray[np.intp]:
         """How many values each module has."""
+        if self._are_plain:
+            return np.array([values.size for values in self.values()], dtype=np.intp)
         return np.fromiter(map(np.size, self.values()), dtype=np.intp, count=len(self))
+
+    @cached_property
+    def _are_plain(self) -> bool:
+        """Whether all are flat arrays of one type: they are put together at once."""
+        return {*map(type, self.values())} == {np.ndarray} and all(
+            values.ndim == 1 and values.dtype == np.float64 for values in self.values()
+        )
 
     @cached_property
     def by_count(self) -> list[tuple[NDArray[np.intp], Floats]]:
@@ -60,8 +69,10 @@ class Falling(dict[str, Any]):
             width: How many of each.
 
         Returns:
-            The values (modules x width).
+            The values (modules x width); not to be written to.
         """
+        if len(self.by_count) == 1 and self.by_count[0][1].shape[1] >= width:
+            return self.by_count[0][1][:, :width]
         found = np.zeros((len(self), width))
         for rows, table in self.by_count:
             n = min(width, table.shape[1])
@@ -72,7 +83,12 @@ class Falling(dict[str, Any]):
         values = list(self.values())
         for size in np.unique(self.counts).tolist():
             rows = np.flatnonzero(self.counts == size)
-            table = np.array([values[row] for row in rows.tolist()], dtype=np.float64)
+            some = (
+                values if len(rows) == len(values) else [values[row] for row in rows.tolist()]
+            )
+            table = (
+                np.concatenate(some) if self._are_plain else np.array(some, dtype=np.float64)
+            )
             yield rows, table.reshape(len(rows), size)
 
 

@@ -59,14 +59,57 @@ def take_by_worth(
     return taken
 
 
+def take_from_table(
+    worth: Floats,
+    price: Floats,
+    lowest: Indices,
+    highest: Indices,
+    precedence: Indices,
+    *,
+    limit: int,
+) -> Indices:
+    """Do what `take_by_worth` does, with steps that all rows have in one table.
+
+    Those that are surely afforded are most of them, and are not listed one by one.
+
+    Args:
+        worth: What each step is worth, as there (rows x steps from the lowest of all).
+        price: What a step of each row costs.
+        lowest: The first step of each row.
+        highest: The step of each row after its last.
+        precedence: Place of each row in a tie.
+        limit: What may be spent.
+
+    Returns:
+        As there.
+    """
+    first = int(lowest.min()) if len(lowest) else 0
+    steps = first + np.arange(worth.shape[1])
+    is_open = (steps >= lowest[:, None]) & (steps < highest[:, None])
+    prices = np.broadcast_to(price.astype(np.intp)[:, None], worth.shape)
+    is_sure = np.zeros(worth.shape, dtype=bool)
+    if is_open.all():
+        is_sure = _surely_afforded(worth.ravel(), prices.ravel(), limit).reshape(worth.shape)
+    else:
+        is_sure[is_open] = _surely_afforded(worth[is_open], prices[is_open], limit)
+    taken = is_sure.sum(axis=1)
+    row, column = np.nonzero(is_open & ~is_sure)
+    left = limit - int(taken @ price.astype(np.intp))
+    rest = take_by_worth(
+        worth[row, column], prices[row, column], row, steps[column], precedence, limit=left
+    )
+    return np.asarray(taken + rest)
+
+
 def _surely_afforded(worth: Floats, price: Indices, limit: int) -> NDArray[np.bool_]:
     """Steps of the bands of worth that fit as a whole; numbers in order are in order as bits."""
     if not len(worth):
         return np.zeros(0, dtype=bool)
-    bits = (worth + 0.0).view(np.int64)  # adding makes a plain 0 of a negative one
-    lowest, highest = int(bits.min()), int(bits.max())
+    band = (worth + 0.0).view(np.int64)  # adding makes a plain 0 of a negative one
+    lowest, highest = int(band.min()), int(band.max())
     shift = max(0, (highest - lowest).bit_length() - _N_BANDS.bit_length() + 1)
-    band = (bits - lowest) >> np.int64(shift)
+    band -= lowest
+    band >>= np.int64(shift)
     costs = np.bincount(band, price)[::-1]  # whole numbers, far below 2^53
     n_fit = int(np.searchsorted(np.cumsum(costs), limit, side="right"))
     return np.asarray(band >= len(costs) - n_fit)

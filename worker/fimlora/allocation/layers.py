@@ -18,8 +18,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.allocation.listed import Listed
 from fimlora.errors import InvalidOption, InvalidScore
-from fimlora.plan import TargetModule
+from fimlora.plan import TargetModule, place_of
 
 _DIGITS = re.compile(r"(\d+)")
 Places = NDArray[np.intp]
@@ -39,9 +40,8 @@ class Layers:
     """
 
     def __init__(self, modules: Iterable[TargetModule]) -> None:
-        modules = tuple(modules)
-        found = [module.block for module in modules]
-        self.names = [module.name for module in modules]
+        self.names = Listed.of(modules).names
+        found = [place_of(name)[1] for name in self.names]
         self.blocks = sorted({block for block in found if block is not None}, key=_depth)
         number: dict[str | None, int] = {block: i for i, block in enumerate(self.blocks)}
         number[None] = len(self.blocks)
@@ -150,7 +150,8 @@ def _sums(
         Both by block.
     """
     found = [values[name] for name in layers.names]
-    if not all(0 <= value < math.inf for value in found):
+    numbers = np.array(found, dtype=np.float64)
+    if not np.all((numbers >= 0) & (numbers < math.inf)):
         for name in layers.names:
             _check(name, values[name])
     claims = dict(zip(layers.blocks, layers.sorted_in(found), strict=True))

@@ -14,6 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.allocation.sorting import FEW, stable_order, stable_order_of_whole
 from fimlora.allocation.units import Floats, Ranks, Units, exact_sums
 from fimlora.errors import InvalidScore
 
@@ -26,7 +27,7 @@ TIE = 2.0**-20
 _BLOCK = 1 << 15
 
 
-def share_many(units: Units, scores: Floats, limit: int) -> Ranks:
+def share_many(units: Units, scores: Floats, limit: int, *, ties: Steps | None = None) -> Ranks:
     """Share a limit over units for each of many score vectors.
 
     Args:
@@ -34,6 +35,8 @@ def share_many(units: Units, scores: Floats, limit: int) -> Ranks:
         scores: One score vector per row, finite and not negative, in the order of the units'
             modules (R modules).
         limit: Ranks in total, or parameters when the units are weighted by cost.
+        ties: Of each vector, the units in the order in which its equal claims are settled (R M);
+            that of the units by default.
 
     Returns:
         Rank per row and module (R modules).
@@ -47,18 +50,21 @@ def share_many(units: Units, scores: Floats, limit: int) -> Ranks:
     ranks = np.empty(scores.shape, dtype=np.int64)
     n_rows = max(1, _BLOCK // max(1, scores.shape[1]))
     for start in range(0, len(scores), n_rows):
-        some = units.scores(scores[start : start + n_rows])
-        ranks[start : start + n_rows] = units.ranks(share_steps(units, some, spendable))
+        rows = slice(start, start + n_rows)
+        settled = None if ties is None else ties[rows]
+        steps = share_steps(units, units.scores(scores[rows]), spendable, ties=settled)
+        ranks[rows] = units.ranks(steps)
     return ranks
 
 
-def share_steps(units: Units, score: Floats, limit: int) -> Steps:
+def share_steps(units: Units, score: Floats, limit: int, *, ties: Steps | None = None) -> Steps:
     """Steps per row and unit, for a limit that the bounds can meet.
 
     Args:
         units: The units.
         score: Score of each, finite and not negative (R M).
         limit: Ranks in total, or parameters when the units are weighted by cost.
+        ties: As `share_many` has them.
 
     Returns:
         The steps (R M).
@@ -69,7 +75,7 @@ def share_steps(units: Units, score: Floats, limit: int) -> Steps:
     floor, size = units.ladder[steps], units.step_sizes[steps]
     remainder = np.round((quota - floor) / (np.where(size, size, 1) * TIE))
     left = limit - (floor @ units.weight)
-    order = _order(units, score, remainder)
+    order = _order(units.ties if ties is None else ties, score, remainder)
     by_turn = np.take_along_axis(steps, order, axis=1)
     _hand_out(units, by_turn, units.highest[order], units.weight[order], left)
     np.put_along_axis(steps, order, by_turn, axis=1)
@@ -140,11 +146,21 @@ def _spending(
     return spending
 
 
-def _order(units: Units, score: Floats, remainder: Floats) -> Steps:
+def _order(ties: Steps, score: Floats, remainder: Floats) -> Steps:
     """Turns of each row: by remainder, then by score, then in the order of ties (R M)."""
-    by_score = units.ties[np.argsort(-score[:, units.ties], axis=1, kind="stable")]
+    ties = np.broadcast_to(ties, score.shape)
+    if score.shape[1] >= FEW:
+        return np.stack([*map(_order_of_many, ties, score, remainder)])
+    by_score = np.argsort(-np.take_along_axis(score, ties, 1), axis=1, kind="stable")
+    by_score = np.take_along_axis(ties, by_score, 1)
     turns = np.argsort(-np.take_along_axis(remainder, by_score, 1), axis=1, kind="stable")
     return np.take_along_axis(by_score, turns, axis=1)
+
+
+def _order_of_many(ties: Steps, score: Floats, remainder: Floats) -> Steps:
+    """Do what `_order` does, for one row of many units (M)."""
+    by_score = ties[stable_order(-score[ties])]
+    return np.asarray(by_score[stable_order_of_whole(-remainder[by_score])])
 
 
 def _hand_out(units: Units, steps: Steps, highest: Steps, weight: Floats, left: Floats) -> None:

@@ -28,6 +28,10 @@ class NamedRanks(Mapping[str, Mapping[str, int]]):
             self._named[pattern] = dict(zip(self._names, ranks, strict=True))
         return self._named[pattern]
 
+    def table(self, pattern: str) -> Ranks:
+        """Ranks of a pattern in the order of the modules; not to be written to."""
+        return self._tables[pattern]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tables)
 

@@ -4,6 +4,7 @@ Both are found once for all modules, however many choices of some of them are so
 here imports torch.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,6 +16,8 @@ Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
 
 _INDEX = re.compile(r"\.(\d+)(?=\.|$)", re.MULTILINE)  # of a block or an expert
+N_DRAWS = 5  # random numbers of a name
+_WORD = 6  # bytes of one
 _FEW = 8  # names are read one choice at a time where no choice has this part of all
 
 
@@ -28,6 +31,7 @@ class Naming:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = np.empty(len(names), dtype=object)
         self._names[:] = names
+        self._drawn: tuple[int, Floats] | None = None  # of the seed that was asked for last
 
     def __len__(self) -> int:
         return len(self._names)
@@ -57,6 +61,13 @@ class Naming:
         is_there = np.bincount(some, minlength=1) > 0
         return (np.cumsum(is_there) - 1)[some], [indices[places] for indices in depth]
 
+    def drawn(self, seed: int) -> Floats:
+        """Numbers in (0, 1], each from a seed and its name only (draws x names)."""
+        known = self._drawn
+        if known is None or known[0] != seed:
+            known = self._drawn = seed, _drawn(self._names.tolist(), seed=seed)
+        return known[1]
+
     @cached_property
     def _turns(self) -> Places:
         """Place of each name in the order of the alphabet."""
@@ -70,6 +81,16 @@ class Naming:
         return _kinds_of(self._names.tolist())
 
 
+def _drawn(names: Sequence[str], *, seed: int) -> Floats:
+    sha256 = hashlib.sha256
+    digests = [sha256(f"{seed}:{name}".encode()).digest() for name in names]
+    digits = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(len(names), -1)
+    words = np.zeros((len(names), N_DRAWS, 8), dtype=np.uint8)
+    words[..., -_WORD:] = digits[:, : _WORD * N_DRAWS].reshape(len(names), N_DRAWS, _WORD)
+    values = words.view(">u8")[..., 0].astype(np.float64)  # whole numbers below 2^48
+    return np.ascontiguousarray((values.T + 1) / 256.0**_WORD)
+
+
 def _kinds_of(names: Sequence[str]) -> tuple[Places, list[Floats]]:
     """Do what `Naming.kinds_at` does, for all names.
 
@@ -78,7 +99,9 @@ def _kinds_of(names: Sequence[str]) -> tuple[Places, list[Floats]]:
     Returns:
         As there.
     """
-    text = "\n".join(name.replace("\n", " ") for name in names)
+    text = "\n".join(names)
+    if text.count("\n") >= max(1, len(names)):
+        text = "\n".join(name.replace("\n", " ") for name in names)
     kinds = _INDEX.sub(".\0", text).split("\n")
     place = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
     kind_of = np.fromiter(map(place.__getitem__, kinds), dtype=np.intp, count=len(kinds))

@@ -4,18 +4,19 @@ Torch-free, so that a service can solve a plan anew from stored statistics.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from fimlora.allocation.controls import check_steps, control_table
+from fimlora.allocation.controls import PLAN, check_steps, control_table
 from fimlora.allocation.division import Part, divide, division_of, gather, share_parts
 from fimlora.allocation.falling import Falling
 from fimlora.allocation.layers import Layers, choose_layers
 from fimlora.allocation.limits import budget_limit, explain
+from fimlora.allocation.listed import Listed
 from fimlora.allocation.named_ranks import NamedRanks
 from fimlora.allocation.over_layers import (
     fits_any_layers,
@@ -24,7 +25,7 @@ from fimlora.allocation.over_layers import (
     many_layers_like,
     share_over_layers,
 )
-from fimlora.allocation.proportional import share_limit
+from fimlora.allocation.proportional import checked_scores, share_limit
 from fimlora.allocation.spectral import (
     captured_energies,
     check_spectra,
@@ -127,6 +128,7 @@ def allocate(
     if rule == "layers":
         bounds, ranks, controls = _over_layers(
             scores,
+            modules,
             values,
             budget,
             limit,
@@ -137,7 +139,15 @@ def allocate(
         )
     else:
         bounds, ranks, controls = _over_modules(
-            scores, values, budget, limit, constraints, given=given, rule=rule, seed=seed
+            scores,
+            modules,
+            values,
+            budget,
+            limit,
+            constraints,
+            given=given,
+            rule=rule,
+            seed=seed,
         )
     return RankPlan(
         modules=modules,
@@ -165,6 +175,7 @@ _Solved = tuple[tuple[int, int], _Named, NamedRanks]
 
 def _over_modules(
     scores: Scores,
+    modules: Listed,
     values: Mapping[str, Any],
     budget: Budget,
     limit: int,
@@ -175,7 +186,6 @@ def _over_modules(
     seed: int,
 ) -> _Solved:
     """Bounds, ranks and controls by a rule that shares over all modules."""
-    modules = tuple(scores.modules)
     known = highest_known_rank(values, modules) if rule == "spectral" else None
     bounds = _bounds(budget, limit, modules, *given, known=known, constraints=constraints)
     with _explaining(budget, scores, bounds, given=given):
@@ -197,6 +207,7 @@ def _over_modules(
 
 def _over_layers(
     scores: Scores,
+    modules: Listed,
     values: Mapping[str, float],
     budget: Budget,
     limit: int,
@@ -207,7 +218,6 @@ def _over_layers(
     seed: int,
 ) -> _Solved:
     """Bounds, ranks and controls by the rule that chooses layers."""
-    modules = tuple(scores.modules)
     layers = Layers(modules)
     chosen = layers.numbered(choose_layers(layers, values, scores.by_layer, n_layers))
     gathered = gather(
@@ -297,11 +307,19 @@ def _with_controls(
     Returns:
         Ranks in the order of the values, by rule or control.
     """
+    by_score = None
+    if rule == "proportional":
+        for part in parts:
+            part.units.affordable(part.limit)  # a budget that nothing meets is told first
+        by_score = checked_scores(values)
     tables: dict[str, Ranks] = {}
     for part in parts:
-        drawn = control_table(part.units, part.names, part.limit, seed=seed)
-        for control, ranks in drawn.items():
-            whole = tables.setdefault(control, np.empty(len(values), dtype=np.int64))
+        some = None if by_score is None else by_score[part.columns]
+        found = control_table(part.units, part.limit, seed=seed, scores=some)
+        for name, ranks in found.items():
+            whole = tables.setdefault(
+                rule if name == PLAN else name, np.empty(len(values), dtype=np.int64)
+            )
             whole[part.columns] = ranks
     if rule not in tables:
         shared = _share(rule, parts, values).values()
@@ -347,7 +365,7 @@ def _explaining(
 def _bounds(
     budget: Budget,
     limit: int,
-    modules: Iterable[TargetModule],
+    modules: Listed,
     r_min: int | None,
     r_max: int | None,
     *,
@@ -390,14 +408,14 @@ def _bounds(
     return (min(low, high), high) if r_min is None else (low, max(low, high))
 
 
-def _mean(budget: Budget, limit: int, modules: Iterable[TargetModule]) -> Fraction:
+def _mean(budget: Budget, limit: int, modules: Listed) -> Fraction:
     """The mean rank that a budget buys, in whole ranks where it does not name it."""
     if budget.unit == "rank":
         return Fraction(repr(budget.value))
-    return Fraction(max(1, limit // sum(m.cost for m in modules)))
+    return Fraction(max(1, limit // int(modules.costs.sum())))
 
 
-def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], dict[str, Any]]:
+def _check_scores(scores: Scores, rule: str) -> tuple[Listed, dict[str, Any]]:
     """See that there is what the rule goes by, for each module and once.
 
     Returns:
@@ -408,7 +426,7 @@ def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], 
             doubled, or do not fit the scores.
     """
     check_rule(rule)
-    modules, spectral = tuple(scores.modules), rule == "spectral"
+    modules, spectral = Listed.of(scores.modules), rule == "spectral"
     if spectral and modules and not scores.spectra:
         raise InvalidOption(
             "rule 'spectral' needs spectra and these scores hold none; "
@@ -420,10 +438,14 @@ def _check_scores(scores: Scores, rule: str) -> tuple[tuple[TargetModule, ...], 
             "score with another method, such as 'fim'"
         )
     values: Mapping[str, Any] = scores.spectra if spectral else scores.by_module
-    _check_modules(values, modules)
+    is_in_order = bool(modules) and list(values) == modules.names
+    if not is_in_order:
+        _check_modules(values, modules)
     if spectral:
-        return modules, Falling((m.name, values[m.name]) for m in modules)
-    found = {module.name: values[module.name] for module in modules}
+        return modules, Falling(
+            zip(modules.names, map(values.__getitem__, modules.names), strict=True)
+        )
+    found = dict(values) if is_in_order else {name: values[name] for name in modules.names}
     if set(map(type, found.values())) <= {float}:
         return modules, found
     return modules, {name: _as_score(name, value) for name, value in found.items()}
@@ -443,7 +465,7 @@ def _check_type(scores: object) -> None:
         )
 
 
-def _check_modules(values: Mapping[str, Any], modules: Collection[TargetModule]) -> None:
+def _check_modules(values: Mapping[str, Any], modules: Listed) -> None:
     """See that each module is there once and has a value.
 
     Raises:
@@ -451,7 +473,7 @@ def _check_modules(values: Mapping[str, Any], modules: Collection[TargetModule])
     """
     if not modules:
         raise InvalidOption("modules is empty: there is nothing to allocate ranks to")
-    names = [m.name for m in modules]
+    names = modules.names
     known = set(names)
     if len(known) < len(names):
         raise InvalidOption(

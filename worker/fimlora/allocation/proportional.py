@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from fimlora.allocation.many import share_steps
-from fimlora.allocation.units import Units, gather_units
+from fimlora.allocation.units import Floats, Units, gather_units
 from fimlora.errors import InvalidScore
 
 
@@ -68,19 +68,26 @@ def share_limit(units: Units, scores: Mapping[str, float], limit: int) -> dict[s
     Returns:
         Rank per module name, in the order of ``scores``.
     """
-    values = np.fromiter(scores.values(), dtype=np.float64, count=len(scores))
-    if not np.all((values >= 0) & (values < np.inf)):
-        _refuse(scores)
+    values = checked_scores(scores)
     steps = share_steps(units, units.scores(values[None]), units.affordable(limit))
     return units.named(steps[0], scores)
 
 
-def _refuse(scores: Mapping[str, float]) -> None:
-    """Name a score that no rule can share by.
+def checked_scores(scores: Mapping[str, float]) -> Floats:
+    """See that scores are such as a rule can share by.
+
+    Args:
+        scores: Score per module name.
+
+    Returns:
+        The scores, in their order.
 
     Raises:
-        InvalidScore: A score is NaN, infinite or negative.
+        InvalidScore: A score is NaN, infinite or negative; the message names the module.
     """
+    values = np.fromiter(scores.values(), dtype=np.float64, count=len(scores))
+    if np.all((values >= 0) & (values < np.inf)):
+        return values
     name = next(name for name, score in scores.items() if not 0 <= score < np.inf)
     raise InvalidScore(
         f"the score of {name!r} is {scores[name]}; scores must be finite and not negative"

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimlora.allocation.falling import Falling
-from fimlora.allocation.greedy import take_by_worth
+from fimlora.allocation.greedy import take_by_worth, take_from_table
 from fimlora.allocation.knapsack import best_steps
+from fimlora.allocation.listed import Listed
 from fimlora.allocation.units import Floats, Units
 from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
@@ -49,19 +50,30 @@ def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
     """
     spendable = units.affordable(limit)
     gains = _step_gains(_relative_squares(spectra, int(units.ladder[-1])), units)
+    left = spendable - int(units.weight @ units.floor)
+    solve = _share_even if units.is_even else _share_uneven
+    taken = solve(units, gains, _precedence(gains, units), left)
+    return units.named(units.lowest + taken, spectra)
+
+
+def _share_even(units: Units, gains: Floats, precedence: Indices, left: int) -> Indices:
+    """Steps of each row above its lowest, where all steps are of one size."""
+    price = units.weight * float(units.step_sizes[0])
+    first = int(units.lowest.min(initial=gains.shape[1]))
+    of_steps = gains[:, first : int(units.highest.max(initial=0))]
+    worth = _leading_bits(of_steps / price[:, None])
+    return take_from_table(worth, price, units.lowest, units.highest, precedence, limit=left)
+
+
+def _share_uneven(units: Units, gains: Floats, precedence: Indices, left: int) -> Indices:
+    """Do what `_share_even` does with the steps of a menu: the best choice where that is quick."""
     row, step = _open_steps(units.lowest, units.highest)
     price = (units.weight[row] * units.step_sizes[step]).astype(np.intp)
     gain = gains[row, step]
-    left = spendable - int(units.weight @ units.floor)
-    precedence = _precedence(gains, units)
-    taken = None
-    if not units.is_even:
-        taken = _best(np.argsort(precedence), gain, price, units.highest - units.lowest, left)
-    if taken is None:
-        taken = take_by_worth(
-            _leading_bits(gain / price), price, row, step, precedence, limit=left
-        )
-    return units.named(units.lowest + taken, spectra)
+    taken = _best(np.argsort(precedence), gain, price, units.highest - units.lowest, left)
+    if taken is not None:
+        return taken
+    return take_by_worth(_leading_bits(gain / price), price, row, step, precedence, limit=left)
 
 
 def captured_energies(spectra: Spectra, ranks: Mapping[str, int]) -> dict[str, float]:
@@ -94,10 +106,12 @@ def highest_known_rank(spectra: Spectra, modules: Collection[TargetModule]) -> i
         The fewest values of a module that has more than were recorded; ``None`` when all
         spectra are complete.
     """
-    by_name = dict(zip(spectra, Falling.of(spectra).counts.tolist(), strict=True))
-    known = np.array([by_name[m.name] for m in modules], dtype=np.intp)
-    sizes = np.array([m.d_in if m.d_in < m.d_out else m.d_out for m in modules])
-    short = known[known < sizes]
+    listed, counts = Listed.of(modules), Falling.of(spectra).counts
+    by_name = dict(zip(spectra, counts.tolist(), strict=True))
+    known = np.fromiter(
+        map(by_name.__getitem__, listed.names), dtype=np.intp, count=len(listed)
+    )
+    short = known[known < listed.sizes]
     return int(short.min()) if len(short) else None
 
 
@@ -115,12 +129,13 @@ def check_spectra(spectra: Spectra, highest: Mapping[str, int]) -> None:
     """  # noqa: DOC502 - a helper raises
     falling = Falling.of(spectra)
     falling.check()
-    for name, size in zip(spectra, falling.counts.tolist(), strict=True):
-        if size < highest[name]:
-            raise InvalidOption(
-                f"rule 'spectral' knows what {size} ranks of {name!r} gain, not "
-                f"{highest[name]}; give an r_max of at most {size}"
-            )
+    wanted = np.fromiter(map(highest.__getitem__, spectra), dtype=np.intp, count=len(falling))
+    for place in np.flatnonzero(falling.counts < wanted)[:1].tolist():
+        name, size = list(spectra)[place], falling.counts[place]
+        raise InvalidOption(
+            f"rule 'spectral' knows what {size} ranks of {name!r} gain, not "
+            f"{highest[name]}; give an r_max of at most {size}"
+        )
 
 
 def _relative_squares(spectra: Spectra, width: int) -> Floats:
@@ -151,7 +166,9 @@ def _leading_bits(values: Floats) -> Floats:
     """The values, none of which is negative, with mantissas rounded to so many bits."""
     dropped = np.int64(53 - _TIE_BITS)  # the first bit of a mantissa is not stored
     bits = values.view(np.int64) + (np.int64(1) << (dropped - 1))
-    return np.asarray((bits >> dropped << dropped).view(np.float64))
+    bits >>= dropped
+    bits <<= dropped
+    return np.asarray(bits.view(np.float64))
 
 
 def _precedence(gains: Floats, units: Units) -> Indices:

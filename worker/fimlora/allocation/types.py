@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from fnmatch import fnmatchcase, translate
 from functools import lru_cache
 
+from fimlora.allocation.listed import Listed
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
 from fimlora.plan import TOWERS, TargetModule, place_of
@@ -82,10 +83,7 @@ class Names:
         if n_parts not in self._by_end:
             found = self._by_end[n_parts] = defaultdict(list)
             for name in self._names:
-                dot = len(name)
-                for _ in range(n_parts):
-                    dot = name.rfind(".", 0, max(dot, 0))
-                found[name[dot + 1 :]].append(name)
+                found[".".join(name.rsplit(".", n_parts)[-n_parts:])].append(name)
         return self._by_end[n_parts]
 
 
@@ -195,9 +193,8 @@ def highest_ranks(
 
 
 def _names_of(modules: Iterable[TargetModule]) -> Names:
-    modules = list(modules)
-    families = {m.name: m.family for m in modules if m.family is not None}
-    return Names((m.name for m in modules), families)
+    listed = Listed.of(modules)
+    return Names(listed.names, listed.families)
 
 
 def _named(entry: str, names: Names, others: Names, option: str) -> list[str]:
@@ -231,10 +228,10 @@ Key = Callable[[str, str], Hashable]
 
 def _preset(modules: Iterable[TargetModule], key: Key) -> list[tuple[str, ...]]:
     groups: dict[Hashable, list[str]] = defaultdict(list)
-    for module in modules:
-        _, block, kind = place_of(module.name)
+    for name in Listed.of(modules).names:
+        _, block, kind = place_of(name)
         if block is not None and (common := key(block, kind)) is not None:
-            groups[common].append(module.name)
+            groups[common].append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
@@ -245,12 +242,13 @@ def _fused_key(block: str, kind: str) -> Hashable:
 
 
 @lru_cache(maxsize=4096)
-def _pack_of(kind: str) -> tuple[str, ...] | None:
+def _pack_of(kind: str) -> str | None:
+    """One text for kinds that are packed together: it is hashed once, and a tuple every time."""
     starred = _starred(kind)
     parent, _, leaf = starred.rpartition(".")
     if leaf in _PACK:
-        return parent, *_PACK[leaf]
-    return (starred,) if starred != kind else None
+        return "\n".join((parent, *_PACK[leaf]))
+    return starred if starred != kind else None
 
 
 def _stack_of(block: str) -> str:

@@ -85,8 +85,9 @@ class Units:
         columns: Places of the modules, in the order of the modules they are of: row by row.
         starts: Where each row begins among them.
         row_of: The row of each module.
-        naming: Names of the modules.
-        first: Place of the name of each row's first module there.
+        naming: Names of the modules, and of more if these are some of them.
+        named_at: Place of each module's name there.
+        first: Place there of the name of each row's first module.
         ties: The rows in the order in which equal claims are settled: that of their names.
         weight: What one rank costs.
         lowest: Fewest steps allowed.
@@ -99,6 +100,7 @@ class Units:
     starts: NDArray[np.intp]
     row_of: NDArray[np.intp]
     naming: Naming
+    named_at: NDArray[np.intp]
     first: NDArray[np.intp]
     ties: NDArray[np.intp]
     weight: Floats
@@ -332,6 +334,7 @@ def units_within(
         starts=rows.starts,
         row_of=rows.row_of,
         naming=rows.naming,
+        named_at=rows.named,
         first=rows.first,
         ties=rows.ties,
         weight=np.bincount(rows.row_of, weights, minlength=len(rows.starts)).astype(np.float64),
@@ -342,18 +345,28 @@ def units_within(
     )
 
 
-def rows_of(names: Sequence[str], groups: Iterable[Collection[str]] = ()) -> Rows:
+def rows_of(
+    names: Sequence[str],
+    groups: Iterable[Collection[str]] = (),
+    *,
+    naming: Naming | None = None,
+    places: NDArray[np.intp] | None = None,
+) -> Rows:
     """Sort modules into rows.
 
     Args:
         names: Names of the modules.
         groups: Names of modules that must get one common rank.
+        naming: These names and maybe more, if they are known as such.
+        places: Where in it they are.
 
     Returns:
         The rows, for any bounds.
     """
     columns, sizes = _rows(names, groups)
-    return Rows.of(columns, sizes, Naming(names), np.arange(len(names)))
+    if naming is None or places is None:
+        naming, places = Naming(names), np.arange(len(names))
+    return Rows.of(columns, sizes, naming, places)
 
 
 def _rows(
