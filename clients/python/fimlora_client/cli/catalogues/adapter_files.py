@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from fimlora_client.cli.common import options
+from fimlora_client.cli.common import options, request_fields
 from fimlora_client.cli.common.console import err, make_table, out, say, show_json, size
 from fimlora_client.cli.common.options import ADAPTER, AsJson
 from fimlora_client.errors import InvalidFile
@@ -207,7 +207,7 @@ def _budget(
 
     if budget is None and parameters is None and n_bytes is None:
         return None
-    [(unit, value)] = options.budget_of(budget, parameters, None, n_bytes).items()
+    [(unit, value)] = request_fields.budget_of(budget, parameters, None, n_bytes).items()
     if unit == "fraction":
         raise typer.BadParameter(
             f"--budget {budget} is a share of a base model, which is not at hand here: give a mean "

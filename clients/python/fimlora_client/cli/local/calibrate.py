@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from fimlora_client.bodies import build_request
-from fimlora_client.cli.common import options
+from fimlora_client.cli.common import options, request_fields
 from fimlora_client.cli.common.console import INTERRUPTED, err, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.inputs import columns_of, names_of, parameters_asked, split_names
@@ -142,26 +142,26 @@ def calibrate(
       fimlora local calibrate ./all-MiniLM-L6-v2 train.jsonl --budget 8 --output adapter
     """
     fields: dict[str, Any] = {
-        "budget": options.budget_of(budget, None, None, None),
+        "budget": request_fields.budget_of(budget, None, None, None),
         "target_modules": split_names(target_modules),
-        **options.given(
+        **request_fields.given(
             exclude_modules=split_names(exclude_modules),
             target_parameters=parameters_asked(target_parameters),
             modules_to_save=names_of(modules_to_save),
         ),
-        "calibration": options.given(
-            n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
+        "calibration": request_fields.given(
+            n_batches=request_fields.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
             batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
             executor=executor, task=task, seed=seed, head=head, head_rows=head_rows,
         ),
-        "allocation": options.given(
+        "allocation": request_fields.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
-        "adapter": options.given(
-            layout=layout, **options.scaling_of(scale, alpha, rslora),
+        "adapter": request_fields.given(
+            layout=layout, **request_fields.scaling_of(scale, alpha, rslora),
             weights=weights or bool(experts and target_parameters) or None, init=init,
         ),
     }  # fmt: skip

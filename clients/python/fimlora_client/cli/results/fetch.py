@@ -14,7 +14,7 @@ from fimlora_client.calls import Answer, Call
 from fimlora_client.cli.common import completion
 from fimlora_client.cli.common.console import err, out, print_plain, say, size
 from fimlora_client.cli.common.context import client_of
-from fimlora_client.cli.common.options import read_amount
+from fimlora_client.cli.common.request_fields import read_amount
 from fimlora_client.cli.results.pins import read_pin
 from fimlora_client.errors import JobNotFinished, failure_of, problem_of
 from fimlora_client.files import write_text

@@ -7,7 +7,7 @@ import typer
 
 from fimlora_client.blocking.handle import JobHandle
 from fimlora_client.bodies import build_request
-from fimlora_client.cli.common import options
+from fimlora_client.cli.common import options, request_fields
 from fimlora_client.cli.common.console import err, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.context import client_of
@@ -102,31 +102,31 @@ def calibrate(
     """
     fields: dict[str, Any] = {
         "base_model": checked_model(model),
-        "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
+        "budget": request_fields.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "target_modules": split_names(target_modules),
-        **options.given(
+        **request_fields.given(
             exclude_modules=split_names(exclude_modules),
             target_parameters=parameters_asked(target_parameters),
             modules_to_save=names_of(modules_to_save),
         ),
-        "calibration": options.given(
-            n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
+        "calibration": request_fields.given(
+            n_batches=request_fields.batches_of(batches), tolerance=tolerance, max_batches=max_batches,
             batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, chat_labels=chat_labels, dtype=dtype,
-            executor=executor, shards=options.shards_of(shards), adapter=adapter, task=task, seed=seed,
+            executor=executor, shards=request_fields.shards_of(shards), adapter=adapter, task=task, seed=seed,
             head=head, head_rows=head_rows,
         ),
-        "allocation": options.given(
+        "allocation": request_fields.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
-        "adapter": options.given(
-            layout=layout, weights=weights or bool(experts and target_parameters) or None, **options.scaling_of(scale, alpha, rslora),
+        "adapter": request_fields.given(
+            layout=layout, weights=weights or bool(experts and target_parameters) or None, **request_fields.scaling_of(scale, alpha, rslora),
             init=init,
         ),
         "force": force,
-        **options.given(
+        **request_fields.given(
             priority=priority, deadline_s=deadline, webhook=webhook, metadata=pairs_of("--label", "KEY=VALUE", label)
         ),
     }  # fmt: skip
@@ -136,7 +136,7 @@ def calibrate(
     if output:
         check_writable(output)  # not only when everything has been measured
     client = client_of(ctx)
-    more = options.given(columns=columns_of(column), split=split)
+    more = request_fields.given(columns=columns_of(column), split=split)
     named = {"dataset": dataset, "retain": retain}
     request = with_datasets(client, build_request, fields, named, more)
     if estimate:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import build_comparison
-from fimlora_client.cli.common import options
+from fimlora_client.cli.common import options, request_fields
 from fimlora_client.cli.common.console import err, make_table, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.context import client_of
@@ -101,9 +101,9 @@ def compare(
       fimlora compare job_... --budget 2M --experts routed:0.25
     """
     planned: dict[str, Any] = {
-        "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
+        "budget": request_fields.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
         "methods": split_names(methods),
-        "allocation": options.given(
+        "allocation": request_fields.given(
             r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
@@ -111,16 +111,16 @@ def compare(
     }  # fmt: skip
     measured: dict[str, Any] = {
         "target_modules": split_names(target_modules),
-        **options.given(
+        **request_fields.given(
             exclude_modules=split_names(exclude_modules),
             target_parameters=parameters_asked(target_parameters),
             modules_to_save=names_of(modules_to_save),
         ),
-        "calibration": options.given(
-            n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,
+        "calibration": request_fields.given(
+            n_batches=request_fields.batches_of(batches), batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, head=head, head_rows=head_rows,
             chat_labels=chat_labels, dtype=dtype, executor=executor,
-            shards=options.shards_of(shards), task=task, seed=seed,
+            shards=request_fields.shards_of(shards), task=task, seed=seed,
         ),
         "force": force,
     }  # fmt: skip
@@ -133,7 +133,7 @@ def compare(
         _show(found, found.model_dump(mode="json", exclude={"picture"}), as_json=as_json)
         _write(found, output)
         return
-    more = options.given(columns=columns_of(column), split=split)
+    more = request_fields.given(columns=columns_of(column), split=split)
     fields = {"base_model": checked_model(model), **planned, **measured}
     named = {"dataset": dataset, "retain": retain}
     request = with_datasets(client, build_comparison, fields, named, more)

@@ -9,7 +9,7 @@ from fimlora_client.aio.evaluations import LONGEST_WAIT_S
 from fimlora_client.blocking.client import Client
 from fimlora_client.blocking.evaluations import EvaluationHandle
 from fimlora_client.bodies import build_evaluation
-from fimlora_client.cli.common import options
+from fimlora_client.cli.common import options, request_fields
 from fimlora_client.cli.common.console import duration, err, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.context import client_of
@@ -206,19 +206,19 @@ def evaluate(
         "base_model": checked_model(model),
         "budget": _budget(client, plans, amounts),
         "target_modules": split_names(target_modules),
-        "calibration": options.given(
-            n_batches=options.batches_of(batches), tolerance=tolerance, max_batches=max_batches, estimator=estimator, head=head, dtype=dtype, executor=executor, task=task, seed=seed,
+        "calibration": request_fields.given(
+            n_batches=request_fields.batches_of(batches), tolerance=tolerance, max_batches=max_batches, estimator=estimator, head=head, dtype=dtype, executor=executor, task=task, seed=seed,
             chat_labels=chat_labels,
         ),
-        "allocation": options.given(
+        "allocation": request_fields.given(
             r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, seed=seed,
             **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
-        "adapter": options.scaling_of(scale, alpha, rslora),
+        "adapter": request_fields.scaling_of(scale, alpha, rslora),
         "quick": quick,
         "force": force,
-        **options.given(
+        **request_fields.given(
             methods=split_names(methods), plans=plans, seeds=seeds, steps=steps,
             learning_rates=_rates(learning_rates), batch_size=batch_size,
             max_length=max_length, eval_split=eval_split, eval_share=eval_share,
@@ -231,7 +231,7 @@ def evaluate(
     }  # fmt: skip
     if output:
         check_writable(output)  # not only when everything has been trained
-    more = options.given(columns=columns_of(column), split=split)
+    more = request_fields.given(columns=columns_of(column), split=split)
     named = {"dataset": dataset, "eval_dataset": eval_dataset, "retain": retain}
     request = with_datasets(client, build_evaluation, fields, named, more)
     if estimate:
@@ -259,7 +259,7 @@ def _budget(
     """The budget that was asked for, or what the first plan spends."""
     if plans and all(amount is None for amount in amounts):
         return {"parameters": _spent(client, next(iter(plans.values())))}
-    return options.budget_of(*amounts)
+    return request_fields.budget_of(*amounts)
 
 
 def _spent(client: Client, reference: str) -> int:

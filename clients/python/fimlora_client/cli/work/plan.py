@@ -2,7 +2,7 @@
 
 import typer
 
-from fimlora_client.cli.common import options
+from fimlora_client.cli.common import options, request_fields
 from fimlora_client.cli.common.console import out, show_json
 from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.context import client_of
@@ -45,12 +45,12 @@ def plan(
     """
     found = client_of(ctx).jobs.allocate(
         job_id,
-        budget=options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
-        allocation=options.given(
+        budget=request_fields.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
+        allocation=request_fields.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
-        adapter=options.given(layout=layout, **options.scaling_of(scale, alpha, rslora)),
+        adapter=request_fields.given(layout=layout, **request_fields.scaling_of(scale, alpha, rslora)),
     )  # fmt: skip
     if as_json:
         show_json(found.model_dump(mode="json"))

@@ -6,7 +6,7 @@ import typer
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import CalibrationFields, build_request
-from fimlora_client.cli.common import options
+from fimlora_client.cli.common import options, request_fields
 from fimlora_client.cli.common.constraints import constraints_of, experts_of
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.results.pins import read_pin, say_pinned
@@ -80,13 +80,13 @@ def replan(
     client = client_of(ctx)
     request = _request_of(
         client.jobs.retrieve(job_id),
-        budget=options.budget_of(budget, None, None, None) if budget else None,
-        allocation=options.given(
+        budget=request_fields.budget_of(budget, None, None, None) if budget else None,
+        allocation=request_fields.given(
             method=method, r_min=r_min, r_max=r_max, multiple_of=multiple_of, n_layers=layers,
             aggregation=aggregation, **constraints_of(group, rank_menu, per_type, max_lora_rank), **experts_of(experts),
         ),
-        adapter=options.given(
-            layout=layout, **options.scaling_of(scale, alpha, rslora), weights=weights or None,
+        adapter=request_fields.given(
+            layout=layout, **request_fields.scaling_of(scale, alpha, rslora), weights=weights or None,
             init=init,
         ),
     )  # fmt: skip

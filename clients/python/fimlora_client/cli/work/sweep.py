@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fimlora_client.blocking.client import Client
 from fimlora_client.bodies import build_request, checked
-from fimlora_client.cli.common import options
+from fimlora_client.cli.common import options, request_fields
 from fimlora_client.cli.common.console import make_table, out, say, show_json
 from fimlora_client.cli.common.constraints import constraints_of
 from fimlora_client.cli.common.context import client_of
@@ -115,13 +115,15 @@ def sweep(
       fimlora sweep minilm my-rows --budget 16 --batches 16 --output sweep.csv
       fimlora sweep job_... --budget 8 --aggregations mean --first-batches 1,8 --floors 1,4
     """
-    shared = options.given(r_max=r_max, multiple_of=multiple_of) | constraints_of(
+    shared = request_fields.given(r_max=r_max, multiple_of=multiple_of) | constraints_of(
         group, rank_menu, per_type, max_lora_rank
     )
     wanted: dict[str, Any] = {
-        "budget": options.budget_of(budget, budget_parameters, budget_fraction, budget_bytes),
+        "budget": request_fields.budget_of(
+            budget, budget_parameters, budget_fraction, budget_bytes
+        ),
         "allocation": shared,
-        **options.given(
+        **request_fields.given(
             aggregations=split_names(aggregations),
             n_batches=_numbers("--first-batches", first_batches),
             r_min=_numbers("--floors", floors),
@@ -140,20 +142,20 @@ def sweep(
         "base_model": checked_model(model),
         "budget": wanted["budget"],
         "target_modules": split_names(target_modules),
-        **options.given(
+        **request_fields.given(
             exclude_modules=split_names(exclude_modules),
             target_parameters=parameters_asked(target_parameters),
             modules_to_save=names_of(modules_to_save),
         ),
-        "calibration": options.given(
-            n_batches=options.batches_of(batches), batch_size=batch_size, max_length=max_length,
+        "calibration": request_fields.given(
+            n_batches=request_fields.batches_of(batches), batch_size=batch_size, max_length=max_length,
             estimator=estimator, signal=signal, head=head, head_rows=head_rows,
             chat_labels=chat_labels, dtype=dtype, executor=executor, task=task, seed=seed,
         ),
         "allocation": shared,
         "force": force,
     }  # fmt: skip
-    more = options.given(columns=columns_of(column), split=split)
+    more = request_fields.given(columns=columns_of(column), split=split)
     job_id = _calibrated(client, dataset, measured, more, timeout)
     _show(client.jobs.sweep(job_id, **wanted), output, as_json=as_json)
 
