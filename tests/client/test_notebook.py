@@ -115,6 +115,14 @@ def test_a_job_and_its_result_name_model_data_and_day(rank_map):
     assert made["text/plain"].startswith(f"{of}, 2026-01-02: no signal <here> ")
 
 
+@pytest.mark.parametrize("facts", ["org/model", ["org/model"], 7, {}, None])
+def test_facts_of_another_form_are_left_out(rank_map, facts):
+    """Whoever allocates by the library writes into the provenance what he likes."""
+    known = rank_map.model_copy(update={"provenance": {"base_model": facts, "dataset": facts}})
+
+    assert shown(known)["text/plain"].startswith("no signal")
+
+
 def test_an_evaluation_shows_its_verdict_and_differences():
     """What is not known is an empty cell."""
     difference = {

@@ -177,6 +177,40 @@ class TestExperts:
         assert not alone.fails
         assert "neither of the two selects any" in alone.sentence
 
+    @pytest.mark.parametrize("limits", ["experts=0", "5%"])
+    def test_experts_that_are_modules_are_counted_by_them(self, limits):
+        """Selected ones are there, others are not; dense layers and shared experts are none."""
+
+        def plan(*chosen, selects=True):
+            names = [f"0.mlp.experts.{i}.up" for i in chosen]
+            always = ["0.q_proj", "0.mlp.shared_experts.up"]
+            ranked = dict.fromkeys([*names, *always], (8, 1.0))
+            return map_of(
+                ranked,
+                provenance={"expert_selection": {"method": "routed"} if selects else None},
+            )
+
+        drift = rank_drift(plan(0, 1), plan(1, 2))
+
+        assert drift.share_of_experts_moved == pytest.approx(0.5)
+        assert judge(drift, read_limits([limits])).fails
+        assert rank_drift(plan(0, 1), plan(0, 1)).share_of_experts_moved == 0
+        none_selected = [plan(0, 1, selects=False), plan(0, 2, selects=False)]
+        assert rank_drift(*none_selected).share_of_experts_moved is None
+
+    @pytest.mark.parametrize(
+        "gone", [{"0.experts.up": (0, 1.0)}, {}], ids=["rank 0", "no target"]
+    )
+    def test_a_module_that_trains_no_longer_has_lost_its_experts(self, gone):
+        """Whether it has no rank or is none of the plan's."""
+        before = map_of(
+            {"0.experts.up": (8, 1.0)}, n_experts=4, experts={"0.experts.up": [0, 1]}
+        )
+        after = map_of(gone | {"0.q_proj": (8, 1.0)}, n_experts=None)
+
+        assert rank_drift(before, after).share_of_experts_moved == 1
+        assert judge(rank_drift(after, before), read_limits(["experts=0"])).fails
+
 
 class TestNoise:
     def test_each_result_has_its_share_of_it(self):

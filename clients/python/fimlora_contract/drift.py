@@ -86,18 +86,33 @@ def _other_experts(a: RankMap, b: RankMap) -> dict[str, dict[str, Any]]:
 
 
 def _share_of_experts_moved(a: RankMap, b: RankMap) -> float | None:
-    """As of ranks; ``None`` where neither selects experts of what both have."""
-    before, after = _experts(a), _experts(b)
-    both = before.keys() & after.keys()
-    selecting = {
-        module.name for plan in (a, b) for module in plan.modules if module.experts is not None
-    }
-    if not both & selecting:
+    """As of ranks; ``None`` where neither selects experts."""
+    if not (_selects(a) or _selects(b)):
         return None
-    sizes = [
-        {(name, expert): 1.0 for name in both for expert in of[name]} for of in (before, after)
-    ]
-    return _moved(*sizes)
+    return _moved(*(dict.fromkeys(_training_experts(plan), 1.0) for plan in (a, b)))
+
+
+def _selects(plan: RankMap) -> bool:
+    """Whether some experts train and others do not: fused ones, or such as are modules."""
+    named = any(module.experts is not None for module in plan.modules)
+    return named or bool(plan.provenance.get("expert_selection"))
+
+
+def _training_experts(plan: RankMap) -> set[tuple[str, int]]:
+    """What trains of all experts: of fused ones by their number, others by their modules alone."""
+    fused = {(name, expert) for name, some in _experts(plan).items() for expert in some}
+    alone = {
+        (module.name, 0)
+        for module in plan.modules
+        if module.rank and not module.n_experts and _is_of_expert(module.name)
+    }
+    return fused | alone
+
+
+def _is_of_expert(name: str) -> bool:
+    """Whether a module is inside one of several experts, by its name; shared ones always train."""
+    parents = name.split(".")[:-1]
+    return any("expert" in part and "shared" not in part for part in parents)
 
 
 def _moved(a: Mapping[Any, float], b: Mapping[Any, float]) -> float:

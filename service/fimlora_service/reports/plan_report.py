@@ -126,7 +126,7 @@ def _tables(rank_map: RankMap, job: Job) -> Iterator[Table]:
         yield _shares("Where the parameters lie, by type", "type", rank_map.shares.types)
         yield _shares("Where the parameters lie, by layers", "layers", rank_map.shares.depths)
     if experts := rank_map.provenance.get("experts"):
-        yield _experts(experts, {m.name: m.experts for m in rank_map.modules if m.experts})
+        yield _experts(experts, _trained_of(rank_map))
     yield _settings(rank_map, job)
     yield _modules(rank_map)
 
@@ -161,10 +161,25 @@ def _experts(
     return Table("Tokens by expert", head, rows, note)
 
 
+def _trained_of(rank_map: RankMap) -> dict[str, Sequence[int]]:
+    """Which experts train, of every projection of which some do; empty where all of all do."""
+    if all(m.experts is None for m in rank_map.modules):
+        return {}
+    return {
+        m.name: range(m.n_experts) if m.experts is None else m.experts
+        for m in rank_map.modules
+        if m.n_experts and m.rank
+    }
+
+
 def _trained(experts: Sequence[int] | None, tokens: Sequence[int]) -> tuple[str, str]:
-    if experts is None:
+    if not experts:
+        return "none", "0.0%"
+    if len(experts) >= len(tokens):
         return "all", "100.0%"
-    share = sum(tokens[expert] for expert in experts) / max(1, sum(tokens))
+    share = sum(tokens[expert] for expert in experts if expert < len(tokens)) / max(
+        1, sum(tokens)
+    )
     return as_ranges(experts), f"{share:.1%}"
 
 

@@ -17,6 +17,9 @@ from fimlora_service.resolve.target_checks import (
     wrong_entry,
 )
 
+# Heads that give a number for each entry of the vocabulary; others are of classifiers.
+VOCABULARY_HEADS = frozenset({"lm_head", "embed_out"})
+
 
 def check_ties(
     request: CalibrationRequest, *, shapes: Shapes, config: Mapping[str, Any]
@@ -35,8 +38,10 @@ def check_ties(
     if table is None:
         return
     of_table = Endings([table])
-    tables = [n for n, entry in enumerate(entries) if of_table.meant(entry)]
-    heads = [n for n, entry in enumerate(entries) if entry.rpartition(".")[2] in HEADS]
+    tables = [n for n, entry in enumerate(entries) if entry in of_table]
+    heads = [
+        n for n, entry in enumerate(entries) if entry.rpartition(".")[2] in VOCABULARY_HEADS
+    ]
     if tables and heads:
         index = max(tables[0], heads[0])
         message = (
@@ -53,6 +58,8 @@ def tied_table(shapes: Shapes, config: Mapping[str, Any]) -> str | None:
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     if any(part.get("tie_word_embeddings") is False for part in parts):
         return None
+    if any(HEADS.intersection(name.split(".")) for name in shapes):
+        return None  # it has a head of its own, packed or with more rows
     n_rows = largest_number(config, "vocab_size")
     found = [
         name.removesuffix(".weight")

@@ -128,6 +128,25 @@ def test_a_report_says_which_experts_train(http, planned):
     assert f"{whole} 4 5 60 0 all 100.0%" in page
 
 
+def test_a_report_says_where_no_expert_trains(http, planned):
+    """A projection with tokens that is no target of the plan beside one that is."""
+    statistics = make_statistics()
+    some, other = statistics.modules[0].name, "layers.9.experts.down"
+    modules = (
+        replace(statistics.modules[0], n_experts=4, experts=(0,)),
+        *statistics.modules[1:],
+    )
+    seen = {name: {"tokens": [5, 15, 60, 20]} for name in (some, other)}
+    job_id, _ = planned(
+        statistics=replace(statistics, modules=modules), facts={"experts": seen}
+    )
+
+    page = Page(http.get(f"/jobs/{job_id}/report").text).text
+
+    assert f"{some} 4 5 60 0 0 5.0%" in page
+    assert f"{other} 4 5 60 0 none 0.0%" in page
+
+
 def test_a_report_is_the_same_every_time(http, planned):
     """Its tag spares a second fetch; a fresh service draws the same bytes."""
     job_id, _ = planned()

@@ -93,6 +93,17 @@ def test_what_is_not_certain_is_left_to_the_worker(body, change):
     check_ties(request, shapes=shapes_of(model), config=model.config.to_dict())
 
 
+@pytest.mark.parametrize("head", ["score", "classifier", "layers.0.router.classifier"])
+def test_the_head_of_a_classifier_is_no_weight_of_the_vocabulary(body, head):
+    """A classifier's own, which training adds, and other maps of that name."""
+    request = CalibrationRequest.model_validate(
+        body | {"target_modules": ["embed_tokens", head]}
+    )
+    model = model_of("llama, tied")
+
+    check_ties(request, shapes=shapes_of(model), config=model.config.to_dict())
+
+
 def test_a_table_is_tied_if_no_other_matrix_can_be_the_head():
     """A second one of the vocabulary, or a word of the configuration, says that it is not."""
     shapes = {"model.embed_tokens.weight": (50, 16), "model.layers.0.q_proj.weight": (16, 16)}
@@ -103,6 +114,8 @@ def test_a_table_is_tied_if_no_other_matrix_can_be_the_head():
     assert tied_table(shapes, config | {"tie_word_embeddings": False}) is None
     assert tied_table(shapes, {"text_config": config | {"tie_word_embeddings": False}}) is None
     assert tied_table(shapes, {"text_config": config}) == "model.embed_tokens"
+    for head in ("lm_head.qweight", "lm_head.weight", "model.score.weight"):  # packed, padded
+        assert tied_table(shapes | {head: (64, 16)}, config) is None
     assert tied_table({}, config) is None
     assert tied_table(shapes, {}) is None
 

@@ -1,6 +1,6 @@
 """How plans and evaluations look in a notebook: a chart where it can draw one, a table anywhere."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -31,12 +31,14 @@ def sources(rank_map: Data, day: str = "") -> str:
     """Model, data and day of a plan, as its pictures name them; what is not known is left out."""
     facts = rank_map.get("provenance") or {}
     known = (("model", "base_model"), ("data", "dataset"), ("kept", "retain"))
-    named = [f"{word}: {_name(facts[role])}" for word, role in known if facts.get(role)]
+    named = [f"{word}: {_name(facts[role])}" for word, role in known if _name(facts.get(role))]
     return ", ".join([*named, day] if day else named)
 
 
-def _name(facts: Data) -> str:
-    """A model's or a dataset's name with the start of what pins its content."""
+def _name(facts: object) -> str:
+    """A model's or a dataset's name with the start of what pins its content; empty if unknown."""
+    if not isinstance(facts, Mapping) or not facts:
+        return ""
     name = str(facts.get("id") or facts.get("name") or "rows of the request")
     content = str(facts.get("revision") or facts.get("digest") or "")
     pinned = content.removeprefix("sha256:")[:SHOWN_DIGITS]
