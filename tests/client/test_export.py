@@ -37,6 +37,21 @@ def test_a_plan_is_the_same_text_from_wherever_it_comes(run, planned, tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())["peft_type"] == "LORA"
 
 
+@pytest.mark.parametrize("format", ["peft", "vllm", "axolotl"])
+def test_a_folder_without_a_plan_is_told_what_has_one(run, tmp_path, format):
+    """As of what a trainer has saved: its config has ranks, and nobody says that they were planned."""
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained/adapter_config.json").write_text("{}")
+
+    refused = run("export", tmp_path / "trained", "--format", format)
+
+    said = " ".join(refused.stderr.split())
+    assert refused.exit_code != 0
+    assert "has no rank_map.json" in said
+    assert "Give the folder that `fimlora fetch JOB` wrote" in said
+    assert refused.stdout == ""
+
+
 def test_a_server_that_knows_no_heads_is_told_nothing(run, planned):
     """A classifier's new head is trained whole, which vLLM does not serve."""
     job_id, folder = planned

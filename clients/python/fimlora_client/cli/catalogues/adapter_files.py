@@ -194,7 +194,7 @@ def engine_errors() -> Iterator[None]:
             yield
     except FimloraError as error:
         failure = UnusableAdapter(str(error).replace("pass overwrite=True", "give --overwrite"))
-        failure.next_step = "See the help of this command; nothing was written."
+        failure.next_step = "Nothing was written; --help of this command says which adapters and options it takes."
         raise failure from error
 
 

@@ -17,6 +17,7 @@ from fimlora_client.cli.common.console import out, print_plain, say
 from fimlora_client.cli.common.context import client_of
 from fimlora_client.cli.results.fetch import Accumulation, Steps, Words, check_schedule
 from fimlora_client.cli.results.pins import read_pin
+from fimlora_client.cli.results.references import FILE
 from fimlora_client.errors import ClientError, MissingExtra
 from fimlora_client.files import write_text
 from fimlora_client.patterns import Format
@@ -148,6 +149,12 @@ def _from_folder(
             raise MissingExtra(
                 f"{error.name} is not installed here: pip install 'fimlora[engine]'"
             ) from error
+        if not (folder / FILE).is_file():
+            raise CannotExport(
+                f"--format {format} is made from a plan, and {named} has no {FILE}",
+                next_step="Give the folder that `fimlora fetch JOB` wrote, the job, or its pin; "
+                f"of a trained adapter are made {', '.join(PADDED)}.",
+            )
         plan, config = load_plan(folder), read_adapter_config(folder)
         return written(
             plan, config, format, steps=steps, accumulation_steps=accumulation, folder=named
