@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fimlora.allocation.types import Names, resolve_groups, resolve_types
 from fimlora.constraints import Constraints
@@ -79,6 +81,50 @@ def test_by_type_ties_each_kind_over_all_layers():
     assert groups("type", LLAMA) == {
         frozenset(f"model.layers.{i}.{kind}" for i in (0, 1, 11)) for kind in KINDS
     }
+
+
+PACKS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+COMMON = {  # what modules have in common that are tied: of the block, its stack and the kind
+    "type": lambda block, stack, kind: (stack, type_name(kind)),
+    "layer": lambda block, stack, kind: block,
+    "fused": lambda block, stack, kind: next(
+        ((block, type_name(kind).rpartition(".")[0], pack) for pack in PACKS
+         if kind.rpartition(".")[2] in pack),
+        (block, type_name(kind)) if type_name(kind) != kind else None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", COMMON)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["m.layers", "tower.0.b", "a"]),
+            st.sampled_from(
+                ["0", "1", "01", "10", "7000000000000000001", "7000000000000000002"]
+            ),
+            st.sampled_from(["attn", "mlp.experts.0", "mlp.experts.01", "mlp.experts.1"]),
+            st.sampled_from(["q_proj", "k_proj", "up_proj", "gate_proj", "other", "2"]),
+        ),
+        unique=True,
+        max_size=40,
+    )
+)
+def test_a_preset_ties_what_a_slow_loop_finds(preset, parts):
+    """Module by module, in the model's order; indices are told apart by their texts."""
+    found = {}
+    for stack, index, parent, leaf in parts:
+        name = f"{stack}.{index}.{parent}.{leaf}"
+        block = re.match(r".*?\.\d+(?=\.)", name)[0]
+        stack_of, kind = block.rpartition(".")[0], name[len(block) + 1 :]
+        common = COMMON[preset](block, stack_of, kind)
+        if common is not None:
+            found.setdefault(common, []).append(name)
+    modules = modules_of(*(".".join(each) for each in parts))
+
+    tied = resolve_groups(Constraints.of(groups=preset), modules)
+
+    assert tied == [tuple(names) for names in found.values() if len(names) > 1]
 
 
 def test_by_layer_ties_each_block():

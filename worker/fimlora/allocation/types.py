@@ -9,12 +9,18 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from fnmatch import fnmatchcase, translate
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fimlora.allocation.listed import Listed
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
 from fimlora.plan import TOWERS, TargetModule, place_of
 from fimlora.shares import type_name
 
+_UNLIKE_VALUE = re.compile(
+    r"\.(?:0\d|\d{16})"
+)  # an index that its number does not tell from others
 _WILD = frozenset("*?[")
 _FAMILY = "family:"
 _NO_FAMILIES = (
@@ -109,7 +115,7 @@ def resolve_groups(
         InvalidOption: An entry names no module, or a module is in two groups.
     """
     if isinstance(constraints.groups, str):
-        return _preset(modules, _KEYS[constraints.groups])
+        return _preset(modules, constraints.groups)
     if not constraints.groups:
         return []
     names, others = _names_of(modules), Names(not_targeted)
@@ -222,23 +228,53 @@ def _may_be_left_out(family: str, names: Names, others: Names) -> bool:
     return is_one and bool(names.families) and len(others) > 0
 
 
-# What modules of one block and kind have in common with those that they are tied to.
+# What modules of one kind have in common with those that they are tied to, within a block or over
+# all of a stack: of the stack that their blocks are in, and of the kind.
 Key = Callable[[str, str], Hashable]
 
 
-def _preset(modules: Iterable[TargetModule], key: Key) -> list[tuple[str, ...]]:
-    groups: dict[Hashable, list[str]] = defaultdict(list)
-    for name in Listed.of(modules).names:
+def _preset(modules: Iterable[TargetModule], preset: str) -> list[tuple[str, ...]]:
+    """Find groups by what kinds have in common: there are few of them, and many modules."""
+    listed = Listed.of(modules)
+    names = listed.names
+    kinds, depth = listed.naming.kinds_at(np.arange(len(names)))
+    if not depth:
+        return []  # no name has an index, so none is in a block
+    key, is_in_block = _KEYS[preset]
+    common = _numbers_of(key, [names[i] for i in np.unique(kinds, return_index=True)[1]])[kinds]
+    blocks = _blocks(names, depth[0]) if is_in_block else np.zeros(len(names))
+    places = np.flatnonzero(common >= 0)
+    places = places[
+        np.lexsort((blocks[places], common[places]))
+    ]  # stable: in the model's order
+    ends = np.flatnonzero(np.diff(common[places]) | (np.diff(blocks[places]) != 0)) + 1
+    groups = [group for group in np.split(places, ends) if len(group) > 1]
+    return [tuple(listed.naming.at(group)) for group in sorted(groups, key=lambda g: int(g[0]))]
+
+
+def _numbers_of(key: Key, names: Sequence[str]) -> NDArray[np.intp]:
+    """A number for what each name's kind has in common with others, -1 where that is nothing."""
+    numbers: dict[Hashable, int] = {None: -1}
+    found = []
+    for name in names:
         _, block, kind = place_of(name)
-        if block is not None and (common := key(block, kind)) is not None:
-            groups[common].append(name)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
+        common = None if block is None else key(_stack_of(block), kind)
+        found.append(numbers.setdefault(common, len(numbers)))
+    return np.array(found, dtype=np.intp)
 
 
-def _fused_key(block: str, kind: str) -> Hashable:
+def _blocks(names: Sequence[str], indices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tell blocks of one stack apart: by their indices, unless several texts have one value."""
+    if not _UNLIKE_VALUE.search("\n".join(names)):
+        return indices
+    numbers: dict[str | None, int] = {}
+    return np.array([float(numbers.setdefault(place_of(n)[1], len(numbers))) for n in names])
+
+
+def _fused_key(stack: str, kind: str) -> Hashable:
     """What a server holds in one matrix: packed projections of one parent, and all its experts."""
     pack = _pack_of(kind)
-    return None if pack is None else (block, pack)
+    return None if pack is None else (stack, pack)
 
 
 @lru_cache(maxsize=4096)
@@ -256,8 +292,9 @@ def _stack_of(block: str) -> str:
     return block.rpartition(".")[0]
 
 
-_KEYS: dict[str, Key] = {
-    "type": lambda block, kind: (_stack_of(block), _starred(kind)),
-    "fused": _fused_key,
-    "layer": lambda block, _: block,
+# By the name of the preset, and whether only modules of one block are tied.
+_KEYS: dict[str, tuple[Key, bool]] = {
+    "type": (lambda stack, kind: (stack, _starred(kind)), False),
+    "fused": (_fused_key, True),
+    "layer": (lambda stack, _: stack, True),
 }
