@@ -149,7 +149,7 @@ def test_what_cannot_be_is_one_line_and_writes_nothing(run, trained, tmp_path, w
 
     assert result.exit_code == 1
     assert said in result.stderr
-    assert "nothing was written" in result.stderr
+    assert "Nothing was written; --help of this command" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
