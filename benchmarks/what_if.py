@@ -48,24 +48,22 @@ ENCODER = {
 # Heard before any script of the page runs: who asked when, and what came of it.
 LISTEN = """
 window.steps = [];
-const moved = new Map();
+let moved;
 document.addEventListener("input", (event) => {
-  if (event.target.type === "range") moved.set(event.target.valueAsNumber, event.timeStamp);
+  if (event.target.type === "range") moved = event.timeStamp;
 }, true);
 const plain = window.fetch;
 window.fetch = async (...asked) => {
   const request = asked[0];
   if (!(request instanceof Request) || !request.url.endsWith("/allocate")) return plain(...asked);
-  const began = performance.now();
-  const copy = request.clone();
-  const sent = plain(...asked);
-  const value = (await copy.json()).budget.rank;
-  const answer = await sent;
-  await answer.clone().arrayBuffer();
-  const now = performance.now();
-  const last = steps.at(-1);
-  if (request.headers.has("Prefer")) steps.push({ moved: moved.get(value), asked: began, answered: now });
-  else if (last) last.completed = now;
+  const step = request.headers.has("Prefer") ? { moved, asked: performance.now() } : null;
+  const answer = await plain(...asked);
+  answer.json = async () => {
+    const read = JSON.parse(await answer.text());
+    if (step) steps.push(Object.assign(step, { answered: performance.now() }));
+    else if (steps.length) steps.at(-1).completed = performance.now();
+    return read;
+  };
   return answer;
 };
 window.listen = () => {
@@ -76,10 +74,12 @@ window.listen = () => {
     if (!step) return;
     const isOf = (selector) => changes.some(({ target }) =>
       (target.parentElement ?? target).closest(selector));
-    if (isOf("[data-chart]")) step.charted = now;
-    if (step.drawn || !isOf("table:not([role=grid]) td")) return;
-    step.drawn = now;
-    requestAnimationFrame(() => setTimeout(() => (step.seen = performance.now())));
+    if (step.drawn) {
+      if (isOf("[data-chart]")) step.charted = now;
+    } else if (isOf("table:not([role=grid]) td")) {
+      step.drawn = now;
+      requestAnimationFrame(() => setTimeout(() => (step.seen = performance.now())));
+    }
   }).observe(place, { subtree: true, childList: true, characterData: true, attributes: true });
 };
 """

@@ -1,5 +1,6 @@
 """The sliders, the grid and the rows of charts in a real browser, held against API and contract."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -431,6 +432,44 @@ def test_a_drag_asks_one_question_at_a_time_and_ends_at_the_last(tab, stack):
     assert value > 16
     expect_plan(part, stack.plan(budget=value))
     assert max(together) == 1
+    tab.check()
+
+
+def test_rows_out_of_view_are_drawn_when_there_is_time_or_they_are_seen(tab, stack):
+    """A slider moves what is seen at once; nothing stays as it was."""
+    page = tab.page
+    page.set_viewport_size({"width": 1280, "height": 420})
+    page.add_init_script(
+        "window.rested = []; window.requestIdleCallback = (work) => rested.push(work)"
+    )
+    page, part = sliders(tab, stack)
+    budget = part.get_by_label("Mean rank")
+    budget.evaluate("(slider) => slider.scrollIntoView({ block: 'end' })")
+    cells = part.get_by_role("gridcell")
+    expect(cells.first).not_to_be_in_viewport()
+
+    budget.press("ArrowRight")
+    table = part.get_by_role("table", name="Parameters of the plan and its controls")
+    rank_map = stack.plan(budget=9)
+    expect(table).to_contain_text(f"{rank_map['spent']['parameters']:,}")
+    before = {str(m["rank"]) for m in stack.result["rank_map"]["modules"]}
+    assert set(cells.all_inner_texts()) <= before  # still the ranks of the job's plan
+
+    cells.first.scroll_into_view_if_needed()
+    expect(cells.first).to_have_text(re.compile(r"^(0|[+\u2212]\d+)$"))
+
+    budget.evaluate("(slider) => slider.scrollIntoView({ block: 'end' })")
+    expect(cells.first).not_to_be_in_viewport()
+    budget.press("ArrowRight")
+    rank_map = stack.plan(budget=10)
+    expect(table).to_contain_text(f"{rank_map['spent']['parameters']:,}")
+    page.wait_for_function("rested.length > 0")
+    page.wait_for_timeout(300)
+    page.evaluate("rested.splice(0).forEach((work) => work())")
+    earlier = {m["name"]: m["rank"] for m in stack.result["rank_map"]["modules"]}
+    moved = [m["rank"] - earlier[m["name"]] for m in rank_map["modules"]]
+    shown = [text.replace("\N{MINUS SIGN}", "-") for text in cells.all_inner_texts()]
+    assert sorted(map(int, shown)) == sorted(moved)
     tab.check()
 
 

@@ -1,0 +1,1 @@
+function e(){let e,t,n=`requestIdleCallback`in window;function r(){clearTimeout(e),t!==void 0&&cancelIdleCallback(t),t=void 0}return{stop:r,ask(i){r(),e=setTimeout(()=>{n?t=requestIdleCallback(i,{timeout:500}):i()},150)}}}export{e as t};
