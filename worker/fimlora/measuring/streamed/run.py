@@ -59,7 +59,7 @@ from fimlora.model.input_limits import input_limits
 from fimlora.model.pass_state import PassState
 from fimlora.model.preserved import preserved
 from fimlora.model.skeleton import build_skeleton
-from fimlora.model.targets import count_base_parameters
+from fimlora.model.targets import Choice, count_base_parameters
 from fimlora.model.weight_reader import open_weights
 from fimlora.plan import TargetModule
 from fimlora.statistics import Statistics
@@ -242,82 +242,148 @@ def stream(
     seed = settings.seed if weights_seed is None else weights_seed
     reader = open_weights(model, checkpoint, seed=seed, redraws=redraws, instead=head_weights)
     choice = settings.without(drawn_modules(model, reader.drawn)).choose(model)
-    modules = choice.modules
-    check_weights(settings.parsed_record, model, modules)
+    check_weights(settings.parsed_record, model, choice.modules)
     n_parameters = count_base_parameters(model)
-    blocks = find_blocks(model, modules)
+    blocks = find_blocks(model, choice.modules)
     weights = new_weights(model, reader, blocks, device)
     identity = _identity(settings, weights_seed, redraws=redraws)
     if head_weights:
         identity["fitted head"] = digest_batch(head_weights).hex()
     saved = open_progress(
-        settings.progress_file, model, modules, identity, settings.loss_fn,
+        settings.progress_file, model, choice.modules, identity, settings.loss_fn,
         checkpoint=checkpoint, devices=[device],
     )  # fmt: skip
     with (
         running(model, blocks, weights, seed=settings.seed) as state,
         without_auxiliary_losses(model) as left_out,
     ):
+        cut = _CutModel(model, choice, n_parameters, blocks, weights, device, saved, state)
         if settings.passes is Passes.NONE:
-            progress = LayerwiseProgress(
-                settings.n_batches, len(blocks), saved, settings.on_batch, goes_back=False
-            )
-            new_recorder = _recorders_of_blocks(settings, modules, device)
-            found_in_blocks = look_at_weights(
-                model, modules, blocks, weights, new_recorder, progress
-            )
-            return new_statistics(
-                model, choice, settings, loss=None, batch_sizes=(), groups=_join(modules, found_in_blocks),
-                base_parameters=n_parameters,
-                execution=Execution(Executor.STREAMED, 0, peak_bytes(device)),
-            )  # fmt: skip
-        items = _read(batches, settings, saved)
-        loss, null, found = _examples_of(items, model, settings, device)
-        shards = RunInShards.of(settings, model, modules, settings.identity(Executor.STREAMED))
+            return cut.weights_alone(settings)
+        return cut.measured(batches, settings, store, left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class _CutModel:
+    """A skeleton in blocks that are given their weights one by one, ready to run.
+
+    Attributes:
+        model: The skeleton.
+        choice: Its targets.
+        n_parameters: Of the base model.
+        blocks: Its blocks by name.
+        weights: Gives them their weights.
+        device: Where they compute.
+        saved: Sums of a run that is gone on with.
+        state: What passes begin from.
+    """
+
+    model: nn.Module
+    choice: Choice
+    n_parameters: int
+    blocks: Mapping[str, nn.Module]
+    weights: BlockWeights
+    device: torch.device
+    saved: SavedSums | None
+    state: PassState
+
+    def weights_alone(self, settings: Settings) -> Statistics:
+        """Give what the weights say without a pass."""
+        progress = self._progress(settings, settings.n_batches)
+        new_recorder = _recorders_of_blocks(settings, self.choice.modules, self.device)
+        found = look_at_weights(
+            self.model, self.choice.modules, self.blocks, self.weights, new_recorder, progress
+        )
+        return new_statistics(
+            self.model, self.choice, settings, loss=None, batch_sizes=(),
+            groups=_join(self.choice.modules, found),
+            base_parameters=self.n_parameters, execution=self._execution(0),
+        )  # fmt: skip
+
+    def measured(
+        self,
+        batches: Iterable[Mapping[str, Any]],
+        settings: Settings,
+        store: BoundaryStore,
+        left_out: tuple[str, ...],
+    ) -> Statistics | ShardSums:
+        """Give what passes over batches say: of all, of a shard, or of all shards merged."""
+        modules = self.choice.modules
+        items = _read(batches, settings, self.saved)
+        loss, null, found = _examples_of(items, self.model, settings, self.device)
+        shards = RunInShards.of(
+            settings, self.model, modules, settings.identity(Executor.STREAMED)
+        )
         if shards is not None:
             shards.batches += [digest_batch(item).hex() for item in items]
-        settings, reason = decide_estimator(settings, model, modules, items[0])
+        settings, reason = decide_estimator(settings, self.model, modules, items[0])
         new_recorder = _recorders_of_blocks(
-            replace(settings, null=null is not None), modules, device
+            replace(settings, null=null is not None), modules, self.device
         )
         if shards is not None and settings.shards:
-            read = weights if settings.reads_weights else None
-            merged = merge_blocks(shards, model, modules, blocks, read, new_recorder, device)
-            parts, largest = [*merged], shards.largest
+            parts = self._merged(shards, settings, new_recorder)
+            largest = shards.largest
         else:
             own = _Own.of(settings, found, new_recorder)
-            passes = _Passes(model, loss, device)
-            progress = LayerwiseProgress(
-                len(own.batches), len(blocks), saved, settings.on_batch,
-                goes_back=settings.passes is Passes.BACKWARD,
-            )  # fmt: skip
-            run = LayerwiseRun(
-                model, modules, blocks, weights, store, own.batches, state,
-                questions=SideQuestions(model, loss, passes.ask, device),
-                losses=passes.losses,
-                new_recorder=own.new_recorder,
-                new_layer_recorder=partial(layer_recorder_for, settings),
-                progress=progress,
-                goes_back=settings.passes is Passes.BACKWARD,
-                results_of=own.results_of,
-            )  # fmt: skip
-            parts = run.measure(settings.micro_batch_size) if own.has_labels else []
-            largest = run.largest
+            parts, largest = self._run(own, settings, store, loss)
             if shards is not None:
                 return unpacked(shards, parts, largest)
-    return new_statistics(
-        model,
-        choice,
-        settings,
-        estimator_reason=reason,
-        loss=loss,
-        auxiliary_losses=left_out,
-        batch_sizes=[len(examples) for examples in found if len(examples)],
-        null_labels=null,
-        base_parameters=n_parameters,
-        execution=Execution(Executor.STREAMED, largest, peak_bytes(device), settings.n_shards),
-        groups=_join(modules, parts),
-    )
+        return new_statistics(
+            self.model,
+            self.choice,
+            settings,
+            estimator_reason=reason,
+            loss=loss,
+            auxiliary_losses=left_out,
+            batch_sizes=[len(examples) for examples in found if len(examples)],
+            null_labels=null,
+            base_parameters=self.n_parameters,
+            execution=self._execution(largest, settings.n_shards),
+            groups=_join(modules, parts),
+        )
+
+    def _merged(
+        self, shards: RunInShards, settings: Settings, new_recorder: NewRecorder
+    ) -> list[Groups]:
+        """Merge what the shards have found, block by block."""
+        read = self.weights if settings.reads_weights else None
+        modules = self.choice.modules
+        return [
+            *merge_blocks(
+                shards, self.model, modules, self.blocks, read, new_recorder, self.device
+            )
+        ]
+
+    def _run(
+        self, own: "_Own", settings: Settings, store: BoundaryStore, loss: Loss
+    ) -> tuple[list[Groups], int]:
+        """Run all batches through one block after another.
+
+        Returns:
+            What was recorded in each block; the examples of the largest micro-batch.
+        """
+        passes = _Passes(self.model, loss, self.device)
+        run = LayerwiseRun(
+            self.model, self.choice.modules, self.blocks, self.weights, store, own.batches, self.state,
+            questions=SideQuestions(self.model, loss, passes.ask, self.device),
+            losses=passes.losses,
+            new_recorder=own.new_recorder,
+            new_layer_recorder=partial(layer_recorder_for, settings),
+            progress=self._progress(settings, len(own.batches)),
+            goes_back=settings.passes is Passes.BACKWARD,
+            results_of=own.results_of,
+        )  # fmt: skip
+        parts = run.measure(settings.micro_batch_size) if own.has_labels else []
+        return parts, run.largest
+
+    def _progress(self, settings: Settings, n_batches: int) -> LayerwiseProgress:
+        goes_back = settings.passes is Passes.BACKWARD
+        return LayerwiseProgress(
+            n_batches, len(self.blocks), self.saved, settings.on_batch, goes_back=goes_back
+        )
+
+    def _execution(self, largest: int, n_shards: int = 1) -> Execution:
+        return Execution(Executor.STREAMED, largest, peak_bytes(self.device), n_shards)
 
 
 @dataclass(frozen=True, slots=True)
