@@ -346,6 +346,17 @@ def test_a_comment_that_is_refused_fails_nothing_else(service, comments, environ
     assert "a token" not in run.log
 
 
+def test_the_template_installs_nothing_that_was_not_named(environ, checkout):
+    """A name on a package index may be anybody's."""
+    (Path(environ["PATH"].partition(os.pathsep)[0]) / "fimlora").unlink()
+
+    code, log = run_gitlab_job(TEMPLATE, checkout, environ)
+
+    assert code == 1
+    assert "set LORA_PACKAGE to what pip is to install" in log
+    assert not any(checkout.iterdir())
+
+
 def test_the_template_of_gitlab_does_the_same(service, comments, environ, checkout, trained):
     """In the plain shell of its image; the note is found behind a hundred others."""
     comments.bodies = dict.fromkeys(range(1, 105), "of somebody")

@@ -107,6 +107,8 @@ def test_from_a_dataset_to_a_verified_adapter_in_five_calls(stack):
         made = await agent.call("calibrate", **what, folder="adapter", weights=True, **WAIT)
         assert made["status"] == "succeeded"
         assert made["plan"]["modules"] > 0
+        follows = "no signal" not in made["plan"]["signal"]
+        assert follows == ("uniform would do as well" not in made["next_step"])
         assert "adapter/adapter_config.json" in made["files"]
         other = await agent.call("what_if", job_id=made["job_id"], budget="2")
         assert other["plan"]["parameters"] < made["plan"]["parameters"]
@@ -144,6 +146,12 @@ def test_an_adapter_that_is_not_as_planned_and_names_that_are_none(stack):
             assert "alpha_pattern" in found["next_step"]
         waited = await agent.call("wait_for_job", job_id=job)
         assert waited["plan"] == made["plan"]
+        bounds = {"budget": "3", "r_min": 1, "r_max": 5}
+        tried = await agent.call("what_if", job_id=job, **bounds)
+        assert "budget 3, r_min 1, r_max 5: nothing is measured" in tried["next_step"]
+        assert (await agent.call("estimate", **what | bounds))["outcome"] == "replanned"
+        kept = await agent.call("calibrate", **what | bounds, weights=True, **WAIT)
+        assert kept["plan"]["by_type"] == tried["plan"]["by_type"] != made["plan"]["by_type"]
         refusals = {
             "what='models'": ("calibrate", what | {"base_model": "nobody"}),
             "there is no file": ("calibrate", what | {"dataset": "nowhere.jsonl"}),
@@ -153,6 +161,7 @@ def test_an_adapter_that_is_not_as_planned_and_names_that_are_none(stack):
             "what='jobs'": ("wait_for_job", {"job_id": "job_unknown"}),
             "one of both": ("fetch_config", {}),
             "NAME:TAG": ("fetch_config", {"pin": "task"}),
+            "r_min must be greater than": ("calibrate", what | {"r_min": -1}),
             "exactly one": ("verify", {"adapter": "other"}),
             "is no folder": ("verify", {"adapter": "rows.jsonl", "job_id": job}),
             "calibrate: dataset is missing (A .jsonl": ("calibrate", {"base_model": "tiny"}),

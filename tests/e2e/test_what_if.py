@@ -212,6 +212,30 @@ def uniform_rank(rank_map: dict[str, Any], module: dict[str, Any]) -> int:
     return int(rank_map["controls"]["uniform"]["pattern"][module["name"]])
 
 
+def test_ranks_of_three_digits_are_shown_to_the_last(tab, stack):
+    """Neither a difference nor the ends of the colours is rounded."""
+    page, part = sliders(tab, stack)
+
+    def much_wider(route: Route) -> None:
+        answer = route.fetch()
+        if route.request.headers.get("prefer"):
+            draft = answer.json()
+            earlier = [m["rank"] for m in stack.result["rank_map"]["modules"]]
+            route.fulfill(
+                response=answer, json=draft | {"ranks": [rank + 1377 for rank in earlier]}
+            )
+
+    page.route("**/allocate", much_wider)
+    part.get_by_label("Mean rank").press("ArrowRight")
+
+    expect(part.get_by_role("gridcell").first).to_have_text("+1377")
+    expect(part.locator(".legend")).to_contain_text("+1377")
+    part.get_by_label("Show").select_option("Rank")
+    highest = max(m["rank"] for m in stack.result["rank_map"]["modules"]) + 1377
+    expect(part.locator(".legend span").last).to_have_text(str(highest))
+    tab.check()
+
+
 def test_a_mixture_says_what_its_experts_saw(tab, stack):
     """A row for what shares a router; experts that saw nothing are counted."""
     seen = {

@@ -7,5 +7,5 @@ fimlora fetch "$1" --output adapter
 fimlora fetch "$1" --format ms-swift --output lora.txt
 # Its last line is arguments: --model ... --adapters ./adapter
 # shellcheck disable=SC2046
-swift sft $(tail -n 1 lora.txt) --train_type lora --dataset "$2" \
+swift sft $(tail -n 1 lora.txt) --dataset "$2" \
     --num_train_epochs 1 --learning_rate 2e-4 --output_dir trained

@@ -84,8 +84,11 @@ class LocalModels:
     def _why_missing(self, name: str) -> str:
         known = registered_names(self._models)
         if name not in known:
-            hint = did_you_mean(name, known) or "; on the hub a model is namespace/name"
-            return f"no local model {name!r}; registered models: {known}{hint}"
+            there_is = f"registered models: {known}" if known else "no model is registered yet"
+            hint = did_you_mean(name, known) or (
+                "; `fimlora models add NAME FOLDER` registers one, on the hub it is namespace/name"
+            )
+            return f"no local model {name!r}; {there_is}{hint}"
         if (self._models / name).is_symlink():
             return f"local model {name!r} is a broken link: it leads to no folder any more"
         return f"local model {name!r} is a file, and a model is a folder"

@@ -111,6 +111,12 @@ def test_a_name_that_is_no_folder_is_no_model(models: Path):
             LocalModels(models).resolve(name)
 
 
+def test_where_none_is_registered_the_command_is_named(tmp_path: Path):
+    """Whoever starts a service for the first time has nothing to choose from."""
+    with pytest.raises(ModelNotFound, match="no model is registered yet; `fimlora models add"):
+        LocalModels(tmp_path).resolve("tiny")
+
+
 def test_more_models_than_are_remembered_are_all_found(models: Path):
     """Memory is bounded; the answers are the same."""
     names = [f"m{n}" for n in range(MAX_MODELS + 2)]

@@ -8,12 +8,13 @@ export function count(value: number | null | undefined): string {
   return value == null ? "–" : whole.format(value);
 }
 
-/** 3 significant digits: 0.0123, −1.5e-7 */
+/** 3 significant digits, and of whole numbers all: 0.0123, −1.5e-7, 1234 */
 export function figure(value: number | null | undefined, digits = 3): string {
   if (value == null || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
   const isFar = size !== 0 && (size < 1e-3 || size >= 1e6);
-  const text = isFar ? size.toExponential(digits - 1) : String(Number(size.toPrecision(digits)));
+  const near = () => (size >= 10 ** (digits - 1) ? Math.round(size) : Number(size.toPrecision(digits)));
+  const text = isFar ? size.toExponential(digits - 1) : String(near());
   return value < 0 ? `−${text}` : text;
 }
 

@@ -327,7 +327,7 @@ def _unsloth_saves(adapter: _Adapter) -> dict[str, list[str]]:
         if leaf not in UNSLOTH_SAVES:
             raise InvalidOption(
                 f"Unsloth trains {' and '.join(UNSLOTH_SAVES)} whole and nothing else, and this plan's "
-                f"modules_to_save have {name!r}; load the adapter folder in PEFT, or take format trl"
+                f"modules_to_save have {name!r}; load the adapter folder in PEFT"
             )
     return {"modules_to_save": sorted(leaves.values())} if leaves else {}
 

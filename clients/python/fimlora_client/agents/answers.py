@@ -13,6 +13,7 @@ from fimlora_contract.plans import Plan
 from fimlora_contract.rank_maps import RankMap
 
 _FAULTS = 20
+_NO_SIGNAL = "These ranks do not follow from the task: method uniform would do as well. "
 
 
 class TypeRanks(BaseModel):
@@ -169,6 +170,8 @@ def calibrated(result: Result, *, files: list[str], pinned: str | None) -> Calib
     """A calibration that has succeeded."""
     verify = "Train with it, then verify the adapter or the run's folder against this job."
     fetch = "fetch_config with a folder writes the adapter's files."
+    signal = result.rank_map.signal
+    follows = "" if signal is None or signal.verdict != "none" else _NO_SIGNAL
     return Calibrated(
         job_id=result.job.id,
         status=result.job.status,
@@ -177,7 +180,7 @@ def calibrated(result: Result, *, files: list[str], pinned: str | None) -> Calib
         digest=result.digest,
         files=files,
         pinned=pinned,
-        next_step=verify if files else fetch,
+        next_step=follows + (verify if files else fetch),
     )
 
 
@@ -191,12 +194,14 @@ def unfinished(job: Job) -> Calibrated:
     )
 
 
-def alternative(plan: Plan) -> Alternative:
-    """Another plan."""
+def alternative(plan: Plan, asked: dict[str, Any]) -> Alternative:
+    """Another plan, and what it was asked for with."""
+    words = ", ".join(f"{name} {value}" for name, value in asked.items())
     return Alternative(
         job_id=plan.job_id,
         plan=summary(plan.rank_map),
-        next_step="To keep it, calibrate with the same budget and method: nothing is measured again.",
+        next_step=f"To keep it, calibrate with the job's base_model, dataset and other arguments and "
+        f"{words}: nothing is measured again.",
     )
 
 
@@ -211,5 +216,6 @@ def verified(found: dict[str, Any]) -> Verified:
         faults=faults[:_FAULTS],
         more_faults=max(0, len(faults) - _FAULTS),
         notes=found["notes"],
-        next_step=found["next_step"] or "It may be trained, evaluated and served as planned.",
+        next_step=found["next_step"]
+        or "It is what was planned: to be trained, or if it has been, evaluated and served.",
     )

@@ -21,6 +21,12 @@ DatasetName = Annotated[
     ),
 ]
 BudgetText = Annotated[str, Field(description=f"What the plan may spend: {SPELLINGS}.")]
+LowestRank = Annotated[
+    int | None, Field(description="Lowest rank; half the mean rank by default.", ge=0)
+]
+HighestRank = Annotated[
+    int | None, Field(description="Highest rank; twice the mean rank by default.", ge=1)
+]
 Columns = Annotated[
     dict[str, str] | None,
     Field(

@@ -9,8 +9,8 @@ from fimlora_client.errors import ClientError
 
 # In place of advice that speaks of routes and commands.
 _NEXT_STEPS = {
-    "model_not_found": "look with what='models' lists registered models; on the hub a model is "
-    "namespace/name.",
+    "model_not_found": "look with what='models' lists registered models, `fimlora models add NAME "
+    "FOLDER` registers one; on the hub a model is namespace/name.",
     "dataset_not_found": "look with what='datasets' lists datasets; a .jsonl, .json, .csv or .parquet "
     "file below the folder of the tools is uploaded.",
     "job_not_found": "look with what='jobs' lists jobs.",

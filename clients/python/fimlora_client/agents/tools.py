@@ -14,7 +14,9 @@ from fimlora_client.agents.parameters import (
     BudgetText,
     Columns,
     DatasetName,
+    HighestRank,
     JobId,
+    LowestRank,
     WaitS,
 )
 from fimlora_client.agents.progress import ProgressTeller
@@ -61,12 +63,15 @@ class Tools:
         dataset: DatasetName,
         budget: BudgetText = "8",
         method: MethodName = "fim",
+        r_min: LowestRank = None,
+        r_max: HighestRank = None,
         columns: Columns = None,
         split: str | None = None,
     ) -> answers.Cost:
         """Tell what a calibration would need, and whether its arguments hold; queues nothing."""
         async with told():
-            fields = await self._fields(base_model, dataset, budget, method, columns, split)
+            allocation = _allocation(method, r_min, r_max)
+            fields = await self._fields(base_model, dataset, budget, allocation, columns, split)
             request = build_request(None, **fields)
             found = await self.client.estimate(request)
             return answers.cost(found, request.budget.model_dump())
@@ -78,6 +83,8 @@ class Tools:
         ctx: Context[Any, Any],
         budget: BudgetText = "8",
         method: MethodName = "fim",
+        r_min: LowestRank = None,
+        r_max: HighestRank = None,
         columns: Columns = None,
         split: str | None = None,
         folder: Annotated[
@@ -100,7 +107,8 @@ class Tools:
         async with told():
             target = self.folder.path(folder) if folder else None
             name_tag = _name_tag(pin)
-            fields = await self._fields(base_model, dataset, budget, method, columns, split)
+            allocation = _allocation(method, r_min, r_max)
+            fields = await self._fields(base_model, dataset, budget, allocation, columns, split)
             if weights:
                 fields["adapter"] = {"weights": True}
             handle = await self.client.calibrate(**fields)
@@ -124,15 +132,14 @@ class Tools:
         job_id: JobId,
         budget: BudgetText,
         method: MethodName | None = None,
-        r_min: Annotated[int | None, Field(description="Lowest rank.", ge=0)] = None,
-        r_max: Annotated[int | None, Field(description="Highest rank.", ge=1)] = None,
+        r_min: LowestRank = None,
+        r_max: HighestRank = None,
     ) -> answers.Alternative:
         """Show what another budget would give, from what a job has measured; keeps nothing."""
-        allocation = {"method": method, "r_min": r_min, "r_max": r_max}
-        given = {name: value for name, value in allocation.items() if value is not None}
+        given = _allocation(method, r_min, r_max)
         async with told():
             plan = await self.client.jobs.allocate(job_id, budget=budget, allocation=given)
-            return answers.alternative(plan)
+            return answers.alternative(plan, {"budget": budget, **given})
 
     async def fetch_config(
         self,
@@ -202,7 +209,7 @@ class Tools:
         base_model: str,
         dataset: str,
         budget: str,
-        method: str,
+        allocation: dict[str, Any],
         columns: dict[str, str] | None,
         split: str | None,
     ) -> dict[str, Any]:
@@ -210,7 +217,7 @@ class Tools:
         fields: dict[str, Any] = {
             "base_model": base_model,
             "budget": budget,
-            "allocation": {"method": method},
+            "allocation": allocation,
         }
         file = self.folder.dataset_file(dataset)
         more = {k: v for k, v in {"columns": columns, "split": split}.items() if v is not None}
@@ -279,6 +286,12 @@ class Tools:
             return plan_of_job(await self.client.jobs.retrieve(job_id))
         fetched = await self.client.rank_patterns.pinned(*(_name_tag(pin) or ("", "")))
         return fetched.pattern.model_dump(mode="json")
+
+
+def _allocation(method: str | None, r_min: int | None, r_max: int | None) -> dict[str, Any]:
+    """The part of a request that says how the budget is shared out, as far as it is given."""
+    asked = {"method": method, "r_min": r_min, "r_max": r_max}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _name_tag(pin: str | None) -> tuple[str, str] | None:
