@@ -43,7 +43,11 @@ class Naming:
 
     def by_alphabet(self, places: Places) -> Places:
         """Which of some places come first, by the order of the alphabet of their names."""
-        return np.argsort(self._turns[places])
+        return np.argsort(self.turns_at(places))
+
+    def turns_at(self, places: Places) -> Places:
+        """Numbers of some places that are in the order of the alphabet of their names."""
+        return self._turns[places]
 
     def kinds_at(self, places: Places) -> tuple[Places, list[Floats]]:
         """Find the kinds of some names, and the indices in them.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimlora.allocation.naming import Naming
+from fimlora.allocation.tied import Tied
 from fimlora.constraints import Constraints
 from fimlora.errors import InfeasibleBudget, InvalidOption
 
@@ -345,54 +346,46 @@ def units_within(
     )
 
 
-def rows_of(
-    names: Sequence[str],
-    groups: Iterable[Collection[str]] = (),
-    *,
-    naming: Naming | None = None,
-    places: NDArray[np.intp] | None = None,
-) -> Rows:
+def rows_of(names: Sequence[str], groups: Iterable[Collection[str]] = ()) -> Rows:
     """Sort modules into rows.
 
     Args:
         names: Names of the modules.
         groups: Names of modules that must get one common rank.
-        naming: These names and maybe more, if they are known as such.
+
+    Returns:
+        The rows, for any bounds.
+
+    Raises:
+        InvalidOption: A group names an unknown module, or two groups share one.
+    """
+    named = [list(group) for group in groups]
+    place = {name: i for i, name in enumerate(names)} if named else {}
+    tied = Tied.of([[place.get(name, -1) for name in group] for group in named])
+    if len(tied) and (tied.places.min() < 0 or np.bincount(tied.places).max() > 1):
+        grouped = [sorted(group) for group in named if group]
+        raise InvalidOption(f"groups must name each known module at most once, got {grouped}")
+    return rows_of_tied(tied, naming=Naming(names), places=np.arange(len(names)))
+
+
+def rows_of_tied(tied: Tied, *, naming: Naming, places: NDArray[np.intp]) -> Rows:
+    """Sort modules into rows, of which groups come first, each in the order of its names.
+
+    Args:
+        tied: Places of groups among these modules; none is there twice.
+        naming: The names of these modules and maybe more.
         places: Where in it they are.
 
     Returns:
         The rows, for any bounds.
     """
-    columns, sizes = _rows(names, groups)
-    if naming is None or places is None:
-        naming, places = Naming(names), np.arange(len(names))
-    return Rows.of(columns, sizes, naming, places)
-
-
-def _rows(
-    names: Sequence[str], groups: Iterable[Collection[str]]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Sort modules into rows, of which groups come first, each in the order of its names.
-
-    Returns:
-        The columns of the modules, row by row, and how many there are in each.
-
-    Raises:
-        InvalidOption: A group names an unknown module, or two groups share one.
-    """
-    grouped = [sorted(group) for group in groups if group]
-    if not grouped:
-        return np.arange(len(names)), np.ones(len(names), dtype=np.intp)
-    place = {name: column for column, name in enumerate(names)}
-    tied = [place.get(name, -1) for group in grouped for name in group]
-    columns = np.array(tied, dtype=np.intp)
-    is_alone = np.ones(len(names), dtype=bool)
-    is_alone[columns] = False
-    if min(tied) < 0 or is_alone.sum() + len(tied) > len(names):
-        raise InvalidOption(f"groups must name each known module at most once, got {grouped}")
+    is_alone = np.ones(len(places), dtype=bool)
+    is_alone[tied.places] = False
     alone = np.flatnonzero(is_alone)
-    sizes = np.array([*map(len, grouped)], dtype=np.intp)
-    return np.concatenate([columns, alone]), np.concatenate([sizes, np.ones_like(alone)])
+    by_name = np.lexsort((naming.turns_at(places[tied.places]), tied.group_of))
+    columns = np.concatenate([tied.places[by_name], alone])
+    sizes = np.concatenate([tied.sizes, np.ones_like(alone)])
+    return Rows.of(columns, sizes, naming, places)
 
 
 def exact_sums(values: Floats) -> Floats:
