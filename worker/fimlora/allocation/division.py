@@ -40,17 +40,20 @@ class Part:
 
     Attributes:
         type: What was asked to have a share; ``None`` for all other modules, or all.
-        names: Names of the modules, in the order of the plan.
-        columns: Their places in that order.
+        columns: Places of the modules in the order of the plan.
         units: What the solvers give ranks to.
         limit: What they may spend together.
     """
 
     type: str | None
-    names: tuple[str, ...]
     columns: NDArray[np.intp]
     units: Units
     limit: int
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the modules, in the order of the plan."""
+        return self.units.naming.at(self.units.named_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Gathered:
         """
         units, limits = self.solvable(general, limit)
         return tuple(
-            Part(entry, self._names_at(some), some, units[entry], limits[entry])
+            Part(entry, some, units[entry], limits[entry])
             for entry, some in self.columns.items()
         )
 
@@ -175,9 +178,6 @@ class Gathered:
             highest = np.minimum(highest, self.constraints.max_lora_rank)
         highest = np.minimum(highest, self.sizes)
         return Bounds(np.minimum(lowest, highest), highest)
-
-    def _names_at(self, places: NDArray[np.intp]) -> tuple[str, ...]:
-        return tuple(self.names[places].tolist())
 
 
 def gather(

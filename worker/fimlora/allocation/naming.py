@@ -106,11 +106,12 @@ def _kinds_of(names: Sequence[str]) -> tuple[Places, list[Floats]]:
     text = "\n".join(names)
     if text.count("\n") >= max(1, len(names)):
         text = "\n".join(name.replace("\n", " ") for name in names)
-    kinds = _INDEX.sub(".\0", text).split("\n")
+    texts = _INDEX.split(text)  # and the indices between them
+    kinds = ".\0".join(texts[::2]).split("\n")
     place = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
     kind_of = np.fromiter(map(place.__getitem__, kinds), dtype=np.intp, count=len(kinds))
     counts = np.array([kind.count("\0") for kind in place], dtype=np.intp)[kind_of]
-    numbers = np.array([*map(int, _INDEX.findall(text)), -1], dtype=np.float64)
+    numbers = np.array([*map(int, texts[1::2]), -1], dtype=np.float64)
     starts = np.cumsum(counts) - counts
     depth = [
         np.where(counts > i, numbers[np.minimum(starts + i, len(numbers) - 1)], -1)
