@@ -195,7 +195,25 @@ class Units:
 
     def steps_of(self, ranks: Ranks) -> NDArray[np.intp]:
         """Steps per row, from the rank of each module in order."""
-        return np.searchsorted(self.ladder, ranks[self.columns[self.starts]])
+        return self.steps_below(ranks[self.columns[self.starts]])
+
+    def steps_below(self, quotas: Floats | Ranks) -> NDArray[np.intp]:
+        """Steps to the highest allowed ranks that are not above quotas, none of which is above all.
+
+        Allowed ranks are whole numbers, so whole quotas are looked up: one after the other they
+        would be searched for.
+
+        Args:
+            quotas: Ranks, or parts of one, in any shape; not negative.
+
+        Returns:
+            The steps, in the same shape.
+        """
+        top = int(self.ladder[-1])
+        if quotas.size <= top:
+            return np.searchsorted(self.ladder, quotas, side="right") - 1
+        known = np.searchsorted(self.ladder, np.arange(top + 1), side="right") - 1
+        return np.asarray(known[quotas.astype(np.intp)])
 
 
 def gather_units(
@@ -398,19 +416,43 @@ def exact_sums(values: Floats) -> Floats:
         The sums (R). Sums by halves keep what rounding takes away; only where even with that
         the result is next to the middle between two floats does a row need `math.fsum`.
     """
-    sums, lost = values, np.zeros(len(values))
+    rough, errors = _sum_by_halves(values)
+    lost = np.zeros(len(values))
+    for some in errors:
+        lost += some.sum(axis=1)
+    result = rough + lost
+    off = np.abs(lost - (result - rough))
+    half_step = np.spacing(result) / 2
+    is_near = np.abs(off - half_step) <= 1e-6 * half_step
+    # Below a power of two, steps are half as wide.
+    is_near |= np.abs(off - half_step / 2) <= 1e-6 * half_step
+    rows = np.flatnonzero(is_near)
+    if not len(rows):
+        return np.asarray(result)
+    # Of a few numbers the errors mostly add up exactly: then there is nothing more to round.
+    lost_exactly, lost_of_lost = _sum_by_halves(
+        np.concatenate([e[rows] for e in errors], axis=1)
+    )
+    result[rows] = rough[rows] + lost_exactly
+    is_open = np.any([some.any(axis=1) for some in lost_of_lost], axis=0)
+    for row in rows[is_open].tolist():
+        result[row] = math.fsum(values[row].tolist())
+    return np.asarray(result)
+
+
+def _sum_by_halves(values: Floats) -> tuple[Floats, list[Floats]]:
+    """Sum each row, half to half.
+
+    Returns:
+        The sums (R), and what rounding took away from each sum of two numbers: together with
+        these they are exact.
+    """
+    sums, errors = values, [np.zeros((len(values), 1))]
     while sums.shape[1] > 1:
         half = sums.shape[1] // 2
         a, b, odd = sums[:, :half], sums[:, half : 2 * half], sums[:, 2 * half :]
         total = a + b
         of_b = total - a
-        lost += ((a - (total - of_b)) + (b - of_b)).sum(axis=1)
+        errors.append((a - (total - of_b)) + (b - of_b))
         sums = np.concatenate([total, odd], axis=1)
-    rough = sums[:, 0]
-    result = rough + lost
-    off = np.abs(lost - (result - rough))
-    half_step = np.spacing(result) / 2
-    for middle in (half_step, half_step / 2):  # below a power of two, steps are half as wide
-        for row in np.flatnonzero(np.abs(off - middle) <= 1e-6 * half_step):
-            result[row] = math.fsum(values[row].tolist())
-    return np.asarray(result)
+    return sums[:, 0], errors
