@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -40,13 +40,14 @@ class Layers:
     """
 
     def __init__(self, modules: Iterable[TargetModule]) -> None:
-        self.names = Listed.of(modules).names
-        found = [place_of(name)[1] for name in self.names]
-        self.blocks = sorted({block for block in found if block is not None}, key=_depth)
-        number: dict[str | None, int] = {block: i for i, block in enumerate(self.blocks)}
-        number[None] = len(self.blocks)
-        places = map(number.__getitem__, found)
-        self.of = np.fromiter(places, dtype=np.intp, count=len(found))
+        listed = Listed.of(modules)
+        self.names = listed.names
+        self.of, self.blocks = _blocks_by_kind(listed) or _blocks_by_name(listed)
+
+    @cached_property
+    def encoded(self) -> list[bytes]:
+        """The blocks' names as bytes, as digests are made of."""
+        return [block.encode() for block in self.blocks]
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -81,6 +82,40 @@ class Layers:
         ends = np.cumsum(np.bincount(self.of, minlength=len(self) + 1)).tolist()
         found = [values[place] for place in order]
         return [found[a:b] for a, b in pairwise([0, *ends[:-1]])]
+
+
+def _blocks_by_name(listed: Listed) -> tuple[Places, list[str]]:
+    """Number the blocks by a look at every name.
+
+    Returns:
+        Number of each module's block, one more than the last where it is in none; and the
+        blocks' names, first block first.
+    """
+    found = [place_of(name)[1] for name in listed.names]
+    blocks = sorted({block for block in found if block is not None}, key=_depth)
+    number: dict[str | None, int] = {block: i for i, block in enumerate(blocks)}
+    number[None] = len(blocks)
+    return np.array([*map(number.__getitem__, found)], dtype=np.intp), blocks
+
+
+def _blocks_by_kind(listed: Listed) -> tuple[Places, list[str]] | None:
+    """Do what `_blocks_by_name` does by a look at one name of each kind.
+
+    Returns:
+        As there; ``None`` where blocks are in several lists, or kinds do not tell names apart.
+    """
+    kinds = listed.naming.kinds
+    firsts = np.unique(kinds.of, return_index=True)[1].tolist()
+    examples = [place_of(listed.names[first])[1] for first in firsts]
+    stacks = {block.rpartition(".")[0] for block in examples if block is not None}
+    if len(stacks) != 1 or not kinds.are_told:
+        return None
+    is_inside = np.array([block is not None for block in examples])[kinds.of]
+    indices, numbers = np.unique(kinds.depth[0][is_inside], return_inverse=True)
+    found = np.full(len(listed), len(indices), dtype=np.intp)
+    found[is_inside] = numbers
+    stack = stacks.pop()
+    return found, [f"{stack}.{int(index)}" for index in indices.tolist()]
 
 
 def choose_layers(

@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 from fimlora.allocation.endings import Endings
 from fimlora.allocation.listed import Listed
+from fimlora.allocation.naming import Kinds
 from fimlora.allocation.tied import Places, Tied
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
 from fimlora.plan import TOWERS, TargetModule, place_of
 from fimlora.shares import type_name
 
-_UNLIKE_VALUE = re.compile(
-    r"\.(?:0\d|\d{16})"
-)  # an index that its number does not tell from others
 _WILD = frozenset("*?[")
 _FAMILY = "family:"
 _NO_FAMILIES = (
@@ -329,12 +327,13 @@ Key = Callable[[str, str], Hashable]
 def _preset(listed: Listed, preset: str) -> Tied:
     """Find groups by what kinds have in common: there are few of them, and many modules."""
     names = listed.names
-    kinds, depth = listed.naming.kinds_at(np.arange(len(names)))
-    if not depth:
+    kinds = listed.naming.kinds
+    if not kinds.depth:
         return Tied.of([])  # no name has an index, so none is in a block
     key, is_in_block = _KEYS[preset]
-    common = _numbers_of(key, [names[i] for i in np.unique(kinds, return_index=True)[1]])[kinds]
-    blocks = _blocks(names, depth[0]) if is_in_block else np.zeros(len(names))
+    examples = [names[i] for i in np.unique(kinds.of, return_index=True)[1]]
+    common = _numbers_of(key, examples)[kinds.of]
+    blocks = _blocks(names, kinds) if is_in_block else np.zeros(len(names))
     places = np.flatnonzero(common >= 0)
     places = places[
         np.lexsort((blocks[places], common[places]))
@@ -357,10 +356,10 @@ def _numbers_of(key: Key, names: Sequence[str]) -> NDArray[np.intp]:
     return np.array(found, dtype=np.intp)
 
 
-def _blocks(names: Sequence[str], indices: NDArray[np.float64]) -> NDArray[np.float64]:
+def _blocks(names: Sequence[str], kinds: Kinds) -> NDArray[np.float64]:
     """Tell blocks of one stack apart: by their indices, unless several texts have one value."""
-    if not _UNLIKE_VALUE.search("\n".join(names)):
-        return indices
+    if kinds.are_told:
+        return kinds.depth[0]
     numbers: dict[str | None, int] = {}
     return np.array([float(numbers.setdefault(place_of(n)[1], len(numbers))) for n in names])
 
