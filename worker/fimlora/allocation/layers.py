@@ -8,7 +8,6 @@ of all blocks is in no layer and gets nothing. What is shared over the chosen la
 
 import math
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -19,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimlora.allocation.listed import Listed
+from fimlora.allocation.units import Floats, exact_sums
 from fimlora.errors import InvalidOption, InvalidScore
 from fimlora.plan import TargetModule, place_of
 
+_LARGE = 2.0**900  # no sum of as many as any model has of lower scores overflows
 _DIGITS = re.compile(r"(\d+)")
 Places = NDArray[np.intp]
 Value = TypeVar("Value")
@@ -157,8 +158,10 @@ def choose_layers(
     if by_layer:
         return frozenset(sorted(layers.blocks, key=lambda block: -by_layer[block])[:n])
     rounded, exact = _sums(layers, values)
-    order = sorted(layers.blocks, key=lambda block: (-rounded[block], -exact.get(block, 0)))
-    return frozenset(order[:n])
+    order: list[int] = np.argsort(-rounded, kind="stable").tolist()
+    if exact:
+        order.sort(key=lambda number: (-rounded[number], -exact.get(number, 0)))
+    return frozenset(layers.blocks[number] for number in order[:n])
 
 
 def n_layers_of(modules: Iterable[TargetModule], ranks: Mapping[str, int]) -> int:
@@ -174,30 +177,35 @@ def n_layers_of(modules: Iterable[TargetModule], ranks: Mapping[str, int]) -> in
     return len({module.block for module in modules if ranks[module.name]} - {None})
 
 
-def _sums(
-    layers: Layers, values: Mapping[str, float]
-) -> tuple[dict[str, float], dict[str, Fraction]]:
+def _sums(layers: Layers, values: Mapping[str, float]) -> tuple[Floats, dict[int, Fraction]]:
     """Score of each layer, rounded once, and exactly where that rounds two layers to one score.
 
     A sum that is rounded correctly is never less than that of a lower score.
 
     Returns:
-        Both by block.
+        The scores in the order of the blocks, and by the numbers of these.
     """
-    found = [values[name] for name in layers.names]
-    numbers = np.array(found, dtype=np.float64)
-    if not np.all((numbers >= 0) & (numbers < math.inf)):
+    claims = np.array([*map(values.__getitem__, layers.names)], dtype=np.float64)
+    if not np.all((claims >= 0) & (claims < math.inf)):
         for name in layers.names:
             _check(name, values[name])
-    claims = dict(zip(layers.blocks, layers.sorted_in(found), strict=True))
-    rounded = {block: _rounded_sum(some) for block, some in claims.items()}
-    n_of = Counter(rounded.values())
-    exact = {
-        block: sum(map(Fraction, some), Fraction(0))
-        for block, some in claims.items()
-        if n_of[rounded[block]] > 1
-    }
-    return rounded, exact
+    order, sizes = np.argsort(layers.of, kind="stable"), np.bincount(layers.of)[: len(layers)]
+    starts, rounded = np.cumsum(sizes) - sizes, np.empty(len(layers))
+    for size in np.unique(sizes).tolist():
+        some = np.flatnonzero(sizes == size)
+        rounded[some] = _rounded_sums(claims[order[starts[some][:, None] + np.arange(size)]])
+    found, n_of = np.unique(rounded, return_counts=True)
+    tied = np.flatnonzero(np.isin(rounded, found[n_of > 1])).tolist()
+    parts = (claims[order[starts[i] : starts[i] + sizes[i]]].tolist() for i in tied)
+    sums = (sum(map(Fraction, part), Fraction(0)) for part in parts)
+    return rounded, dict(zip(tied, sums, strict=True))
+
+
+def _rounded_sums(rows: Floats) -> Floats:
+    """The correctly rounded sum of each row; of what is near the largest float, one by one."""
+    if rows.max(initial=0.0) > _LARGE:
+        return np.array([*map(_rounded_sum, rows.tolist())])
+    return exact_sums(rows)
 
 
 def _rounded_sum(values: Iterable[float]) -> float:
