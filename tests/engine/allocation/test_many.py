@@ -125,3 +125,32 @@ def test_a_score_no_rule_can_share_by_is_refused(score):
 
     with pytest.raises(InvalidScore, match="finite and not negative"):
         share_many(units, np.array([[1.0, 1.0], [1.0, score]]), 8)
+
+
+@given(
+    st.integers(1, 5).flatmap(
+        lambda n: st.lists(
+            st.lists(
+                st.builds(lambda m, e: m * 2.0**e, st.integers(0, 2**53), st.integers(-3, 3)),
+                min_size=n,
+                max_size=n,
+            ),
+            min_size=1,
+            max_size=6,
+        )
+    )
+)
+def test_sums_of_few_numbers_are_exact_where_half_of_them_lie_between_two_floats(rows):
+    """As `math.fsum`, also in the middle, where nothing but the even one of both is right."""
+    assert exact_sums(np.array(rows)).tolist() == [math.fsum(row) for row in rows]
+
+
+@pytest.mark.parametrize("options", [{}, {"multiple_of": 3}, {"rank_menu": (2, 3, 8)}], ids=str)
+@given(quotas=st.lists(st.floats(0, 8), min_size=1, max_size=40))
+def test_steps_are_those_that_a_search_of_the_allowed_ranks_finds(options, quotas):
+    """Whether there are more quotas than ranks or fewer, and whole ones on the rank itself."""
+    units = gather_units("a", lowest={"a": 0}, highest={"a": 8}, **options)
+    within = np.minimum([quotas, np.floor(quotas)], units.ladder[-1])
+
+    found = units.steps_below(within)
+    assert found.tolist() == (np.searchsorted(units.ladder, within, side="right") - 1).tolist()

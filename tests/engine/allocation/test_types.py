@@ -266,3 +266,30 @@ def test_a_family_that_no_row_reached_may_be_named(entry):
         InvalidOption, match=r"'family:visoin' is no family.*language\.attention"
     ):
         resolve_types(misspelt, reached, gone)
+
+
+PARTS = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(".".join)
+
+
+@given(
+    st.lists(PARTS, min_size=1, max_size=12, unique=True),
+    st.lists(st.lists(PARTS, max_size=3), min_size=1, max_size=4),
+)
+def test_lists_of_entries_are_found_as_by_a_look_at_every_name(names, lists):
+    """Whether they are found at once or one by one; what names nothing or ties twice is refused."""
+    meant = [
+        [n for e in entries for n in names if n == e or n.endswith(f".{e}")]
+        for entries in lists
+    ]
+    empty = any(
+        not any(n == e or n.endswith(f".{e}") for n in names) for some in lists for e in some
+    )
+    wanted = [tuple(dict.fromkeys(some)) for some in meant if some]
+    flat = [name for group in wanted for name in group]
+    constraints, modules = Constraints.of(groups=lists), modules_of(*names)
+
+    if empty or len({*flat}) < len(flat):
+        with pytest.raises(InvalidOption, match=r"names no target module|is in two"):
+            resolve_groups(constraints, modules)
+    else:
+        assert resolve_groups(constraints, modules) == wanted

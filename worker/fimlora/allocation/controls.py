@@ -88,14 +88,12 @@ def spread_out(units: Units) -> Units:
     Returns:
         Units that solvers settle ties of in that order.
     """
-    kind_of, depth = units.naming.kinds_at(units.first)
-    order = np.lexsort([*depth[::-1], kind_of])
-    n_kinds = int(kind_of.max(initial=-1)) + 1
+    order, sizes = units.naming.by_kind(units.first)
     rows, turns = [], []
-    ends = np.cumsum(np.bincount(kind_of, minlength=n_kinds)).tolist()
+    ends = np.cumsum(sizes).tolist()
     for i, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
         n = end - start
-        rows.append(order[start:end][_scattered(n, start=i * 2**64 // n_kinds)])
+        rows.append(order[start:end][_scattered(n, start=i * 2**64 // len(ends))])
         turns.append((2 * np.arange(n) + 1) / n)
     # Sorting is stable: kinds whose turn it is at once come in the order of their names.
     return replace(
@@ -106,7 +104,7 @@ def spread_out(units: Units) -> Units:
 def _scattered(n: int, *, start: int) -> NDArray[np.intp]:
     """Numbers below n in an order of which any beginning is spread evenly over all."""
     turn = np.uint64(start) + np.arange(n, dtype=np.uint64) * _GOLDEN  # modulo 2^64
-    return np.argsort(turn, kind="stable")
+    return np.argsort(turn)  # the factor is odd, so that no two are equal
 
 
 def check_spending(units: Units, limit: int, patterns: Mapping[str, Mapping[str, int]]) -> None:

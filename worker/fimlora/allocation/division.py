@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fimlora.allocation.listed import Listed
 from fimlora.allocation.many import share_many
-from fimlora.allocation.types import resolve_groups, resolve_types
+from fimlora.allocation.tied import Tied
+from fimlora.allocation.types import places_by_type, resolve_groups, tie
 from fimlora.allocation.units import (
     Floats,
     Ranks,
@@ -23,7 +24,7 @@ from fimlora.allocation.units import (
     Units,
     allowed_of,
     ladder_of,
-    rows_of,
+    rows_of_tied,
     units_within,
 )
 from fimlora.constraints import Constraints, shares_of
@@ -39,17 +40,20 @@ class Part:
 
     Attributes:
         type: What was asked to have a share; ``None`` for all other modules, or all.
-        names: Names of the modules, in the order of the plan.
-        columns: Their places in that order.
+        columns: Places of the modules in the order of the plan.
         units: What the solvers give ranks to.
         limit: What they may spend together.
     """
 
     type: str | None
-    names: tuple[str, ...]
     columns: NDArray[np.intp]
     units: Units
     limit: int
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the modules, in the order of the plan."""
+        return self.units.naming.at(self.units.named_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ class Gathered:
         """
         units, limits = self.solvable(general, limit)
         return tuple(
-            Part(entry, self._names_at(some), some, units[entry], limits[entry])
+            Part(entry, some, units[entry], limits[entry])
             for entry, some in self.columns.items()
         )
 
@@ -175,9 +179,6 @@ class Gathered:
         highest = np.minimum(highest, self.sizes)
         return Bounds(np.minimum(lowest, highest), highest)
 
-    def _names_at(self, places: NDArray[np.intp]) -> tuple[str, ...]:
-        return tuple(self.names[places].tolist())
-
 
 def gather(
     modules: Sequence[TargetModule],
@@ -199,20 +200,15 @@ def gather(
     """
     listed = Listed.of(modules)
     n, names = len(listed), listed.names
-    types = _places(names, resolve_types(constraints, listed, not_targeted))
-    groups = resolve_groups(constraints, listed, not_targeted)
+    types = places_by_type(constraints, listed, not_targeted)
+    types = {entry: np.sort(places) for entry, places in types.items()}
+    tied: dict[str | None, Tied] = {None: tie(constraints, listed, not_targeted)}
     columns: dict[str | None, NDArray[np.intp]] = {None: np.arange(n)}
-    tied: dict[str | None, list[tuple[str, ...]]] = {None: groups}
     if shares := shares_of(constraints.per_type):
         columns = _columns(n, {entry: types[entry] for entry in shares})
-        tied = _groups_by_part(groups, names, columns)
+        tied = _groups_by_part(tied[None], names, columns)
     rows = {
-        entry: rows_of(
-            names if len(some) == n else [names[i] for i in some.tolist()],
-            tied[entry],
-            naming=listed.naming,
-            places=some,
-        )
+        entry: rows_of_tied(tied[entry], naming=listed.naming, places=some)
         for entry, some in columns.items()
     }
     return Gathered(
@@ -318,17 +314,6 @@ def share_parts(parts: Sequence[Part], scores: Floats) -> Ranks:
     return ranks
 
 
-def _places(
-    names: Sequence[str], types: Mapping[str, Collection[str]]
-) -> dict[str, NDArray[np.intp]]:
-    """Places of the modules of each type, in the order of the modules."""
-    place = {name: i for i, name in enumerate(names)} if types else {}
-    return {
-        entry: np.array(sorted(map(place.__getitem__, members)), dtype=np.intp)
-        for entry, members in types.items()
-    }
-
-
 def _columns(
     n_modules: int, types: Mapping[str, NDArray[np.intp]]
 ) -> dict[str | None, NDArray[np.intp]]:
@@ -353,31 +338,35 @@ def _columns(
 
 
 def _groups_by_part(
-    groups: Collection[tuple[str, ...]],
-    names: Sequence[str],
-    columns: Mapping[str | None, NDArray[np.intp]],
-) -> dict[str | None, list[tuple[str, ...]]]:
+    tied: Tied, names: Sequence[str], columns: Mapping[str | None, NDArray[np.intp]]
+) -> dict[str | None, Tied]:
     """Sort groups by part.
 
     Returns:
-        Groups of each.
+        Groups of each, by the places among its own modules.
 
     Raises:
         InvalidOption: A group ties modules of two parts, which share no limit.
     """
-    found: dict[str | None, list[tuple[str, ...]]] = {part: [] for part in columns}
-    if not groups:
-        return found
-    part_of = {names[i]: part for part, some in columns.items() for i in some.tolist()}
-    for group in groups:
-        parts = {part_of[name] for name in group}
-        if len(parts) > 1:
-            both = ", ".join(sorted(repr(part or "all others") for part in parts))
-            raise InvalidOption(
-                f"a group ties {group[0]!r} to modules of another type, and per_type gives shares "
-                f"of their own to {both}: tie modules of one type, or give no shares"
-            )
-        found[part_of[group[0]]].append(group)
+    parts = list(columns)
+    number_of = np.empty(len(names), dtype=np.intp)
+    for number, some in enumerate(columns.values()):
+        number_of[some] = number
+    numbers, firsts = number_of[tied.places], tied.places[tied.starts]
+    is_apart = numbers != np.repeat(number_of[firsts], tied.sizes)
+    for group in tied.group_of[is_apart][:1].tolist():
+        members = tied.take(np.array([group])).places
+        both = ", ".join(
+            sorted(repr(parts[i] or "all others") for i in set(number_of[members].tolist()))
+        )
+        raise InvalidOption(
+            f"a group ties {names[members[0]]!r} to modules of another type, and per_type gives "
+            f"shares of their own to {both}: tie modules of one type, or give no shares"
+        )
+    found: dict[str | None, Tied] = {}
+    for number, (part, some) in enumerate(columns.items()):
+        own = tied.take(np.flatnonzero(number_of[firsts] == number))
+        found[part] = Tied(np.searchsorted(some, own.places), own.sizes)
     return found
 
 

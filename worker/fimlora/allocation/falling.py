@@ -6,6 +6,7 @@ Nothing here imports torch.
 
 from collections.abc import Iterator
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -32,20 +33,27 @@ class Falling(dict[str, Any]):
     def counts(self) -> NDArray[np.intp]:
         """How many values each module has."""
         if self._are_plain:
-            return np.array([values.size for values in self.values()], dtype=np.intp)
+            return np.array([*map(len, self.values())], dtype=np.intp)
         return np.fromiter(map(np.size, self.values()), dtype=np.intp, count=len(self))
 
     @cached_property
     def _are_plain(self) -> bool:
         """Whether all are flat arrays of one type: they are put together at once."""
-        return {*map(type, self.values())} == {np.ndarray} and all(
-            values.ndim == 1 and values.dtype == np.float64 for values in self.values()
+        return (
+            {*map(type, self.values())} == {np.ndarray}
+            and {*map(attrgetter("ndim"), self.values())} == {1}
+            and {*map(attrgetter("dtype"), self.values())} == {np.dtype(np.float64)}
         )
 
     @cached_property
     def by_count(self) -> list[tuple[NDArray[np.intp], Floats]]:
         """Rows of the modules with as many values, and these, in falling order."""
-        return [(rows, np.sort(table, axis=1)[:, ::-1]) for rows, table in self._tables()]
+        return [(rows, _in_falling_order(table)) for rows, table in self._tables()]
+
+    def at(self, places: NDArray[np.intp]) -> "Falling":
+        """Those of the modules at some places, in the order of these."""
+        items = list(self.items())
+        return Falling(items[place] for place in places.tolist())
 
     def check(self) -> None:
         """See that they are lists of numbers that may be singular values.
@@ -92,8 +100,16 @@ class Falling(dict[str, Any]):
             yield rows, table.reshape(len(rows), size)
 
 
+def _in_falling_order(table: Floats) -> Floats:
+    """Sort each row, unless all are in order, as singular values mostly come."""
+    if np.all(table[:, 1:] <= table[:, :-1]):
+        return table
+    return np.sort(table, axis=1)[:, ::-1]
+
+
 def _are_sound(values: Floats) -> bool:
-    return bool(np.all((values >= 0) & (values < np.inf)))
+    # Both are NaN where a value is.
+    return bool(values.min(initial=0.0) >= 0 and values.max(initial=0.0) < np.inf)
 
 
 def _check_one(name: str, values: object) -> None:

@@ -8,10 +8,9 @@ of all blocks is in no layer and gets nothing. What is shared over the chosen la
 
 import math
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -19,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimlora.allocation.listed import Listed
+from fimlora.allocation.units import Floats, exact_sums
 from fimlora.errors import InvalidOption, InvalidScore
 from fimlora.plan import TargetModule, place_of
 
+_LARGE = 2.0**900  # no sum of as many as any model has of lower scores overflows
 _DIGITS = re.compile(r"(\d+)")
 Places = NDArray[np.intp]
 Value = TypeVar("Value")
@@ -40,13 +41,14 @@ class Layers:
     """
 
     def __init__(self, modules: Iterable[TargetModule]) -> None:
-        self.names = Listed.of(modules).names
-        found = [place_of(name)[1] for name in self.names]
-        self.blocks = sorted({block for block in found if block is not None}, key=_depth)
-        number: dict[str | None, int] = {block: i for i, block in enumerate(self.blocks)}
-        number[None] = len(self.blocks)
-        places = map(number.__getitem__, found)
-        self.of = np.fromiter(places, dtype=np.intp, count=len(found))
+        listed = Listed.of(modules)
+        self.names = listed.names
+        self.of, self.blocks = _blocks_by_kind(listed) or _blocks_by_name(listed)
+
+    @cached_property
+    def encoded(self) -> list[bytes]:
+        """The blocks' names as bytes, as digests are made of."""
+        return [block.encode() for block in self.blocks]
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -81,6 +83,40 @@ class Layers:
         ends = np.cumsum(np.bincount(self.of, minlength=len(self) + 1)).tolist()
         found = [values[place] for place in order]
         return [found[a:b] for a, b in pairwise([0, *ends[:-1]])]
+
+
+def _blocks_by_name(listed: Listed) -> tuple[Places, list[str]]:
+    """Number the blocks by a look at every name.
+
+    Returns:
+        Number of each module's block, one more than the last where it is in none; and the
+        blocks' names, first block first.
+    """
+    found = [place_of(name)[1] for name in listed.names]
+    blocks = sorted({block for block in found if block is not None}, key=_depth)
+    number: dict[str | None, int] = {block: i for i, block in enumerate(blocks)}
+    number[None] = len(blocks)
+    return np.array([*map(number.__getitem__, found)], dtype=np.intp), blocks
+
+
+def _blocks_by_kind(listed: Listed) -> tuple[Places, list[str]] | None:
+    """Do what `_blocks_by_name` does by a look at one name of each kind.
+
+    Returns:
+        As there; ``None`` where blocks are in several lists, or kinds do not tell names apart.
+    """
+    kinds = listed.naming.kinds
+    firsts = np.unique(kinds.of, return_index=True)[1].tolist()
+    examples = [place_of(listed.names[first])[1] for first in firsts]
+    stacks = {block.rpartition(".")[0] for block in examples if block is not None}
+    if len(stacks) != 1 or not kinds.are_told:
+        return None
+    is_inside = np.array([block is not None for block in examples])[kinds.of]
+    indices, numbers = np.unique(kinds.depth[0][is_inside], return_inverse=True)
+    found = np.full(len(listed), len(indices), dtype=np.intp)
+    found[is_inside] = numbers
+    stack = stacks.pop()
+    return found, [f"{stack}.{int(index)}" for index in indices.tolist()]
 
 
 def choose_layers(
@@ -122,8 +158,10 @@ def choose_layers(
     if by_layer:
         return frozenset(sorted(layers.blocks, key=lambda block: -by_layer[block])[:n])
     rounded, exact = _sums(layers, values)
-    order = sorted(layers.blocks, key=lambda block: (-rounded[block], -exact.get(block, 0)))
-    return frozenset(order[:n])
+    order: list[int] = np.argsort(-rounded, kind="stable").tolist()
+    if exact:
+        order.sort(key=lambda number: (-rounded[number], -exact.get(number, 0)))
+    return frozenset(layers.blocks[number] for number in order[:n])
 
 
 def n_layers_of(modules: Iterable[TargetModule], ranks: Mapping[str, int]) -> int:
@@ -139,30 +177,35 @@ def n_layers_of(modules: Iterable[TargetModule], ranks: Mapping[str, int]) -> in
     return len({module.block for module in modules if ranks[module.name]} - {None})
 
 
-def _sums(
-    layers: Layers, values: Mapping[str, float]
-) -> tuple[dict[str, float], dict[str, Fraction]]:
+def _sums(layers: Layers, values: Mapping[str, float]) -> tuple[Floats, dict[int, Fraction]]:
     """Score of each layer, rounded once, and exactly where that rounds two layers to one score.
 
     A sum that is rounded correctly is never less than that of a lower score.
 
     Returns:
-        Both by block.
+        The scores in the order of the blocks, and by the numbers of these.
     """
-    found = [values[name] for name in layers.names]
-    numbers = np.array(found, dtype=np.float64)
-    if not np.all((numbers >= 0) & (numbers < math.inf)):
+    claims = np.array([*map(values.__getitem__, layers.names)], dtype=np.float64)
+    if not np.all((claims >= 0) & (claims < math.inf)):
         for name in layers.names:
             _check(name, values[name])
-    claims = dict(zip(layers.blocks, layers.sorted_in(found), strict=True))
-    rounded = {block: _rounded_sum(some) for block, some in claims.items()}
-    n_of = Counter(rounded.values())
-    exact = {
-        block: sum(map(Fraction, some), Fraction(0))
-        for block, some in claims.items()
-        if n_of[rounded[block]] > 1
-    }
-    return rounded, exact
+    order, sizes = np.argsort(layers.of, kind="stable"), np.bincount(layers.of)[: len(layers)]
+    starts, rounded = np.cumsum(sizes) - sizes, np.empty(len(layers))
+    for size in np.unique(sizes).tolist():
+        some = np.flatnonzero(sizes == size)
+        rounded[some] = _rounded_sums(claims[order[starts[some][:, None] + np.arange(size)]])
+    found, n_of = np.unique(rounded, return_counts=True)
+    tied = np.flatnonzero(np.isin(rounded, found[n_of > 1])).tolist()
+    parts = (claims[order[starts[i] : starts[i] + sizes[i]]].tolist() for i in tied)
+    sums = (sum(map(Fraction, part), Fraction(0)) for part in parts)
+    return rounded, dict(zip(tied, sums, strict=True))
+
+
+def _rounded_sums(rows: Floats) -> Floats:
+    """The correctly rounded sum of each row; of what is near the largest float, one by one."""
+    if rows.max(initial=0.0) > _LARGE:
+        return np.array([*map(_rounded_sum, rows.tolist())])
+    return exact_sums(rows)
 
 
 def _rounded_sum(values: Iterable[float]) -> float:

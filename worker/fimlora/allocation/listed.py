@@ -6,6 +6,7 @@ thousand: what depends on the modules alone is found once. Nothing here imports 
 
 from collections.abc import Iterable
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,21 @@ class Listed(tuple[TargetModule, ...]):
     @cached_property
     def costs(self) -> NDArray[np.int64]:
         """What one rank of each costs, in parameters."""
-        return np.array([module.cost for module in self], dtype=np.int64)
+        costs = np.add(*self._shapes)
+        if {*map(attrgetter("n_experts"), self), *map(attrgetter("experts"), self)} <= {None}:
+            return costs
+        return costs * np.array([module.n_trained for module in self], dtype=np.int64)
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """The highest rank that each could have."""
-        return np.array([m.d_in if m.d_in < m.d_out else m.d_out for m in self], dtype=np.int64)
+        return np.minimum(*self._shapes)
+
+    @cached_property
+    def _shapes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Features in and out."""
+        d_in, d_out = (map(attrgetter(name), self) for name in ("d_in", "d_out"))
+        return (
+            np.fromiter(d_in, dtype=np.int64, count=len(self)),
+            np.fromiter(d_out, dtype=np.int64, count=len(self)),
+        )

@@ -71,7 +71,7 @@ def share_steps(units: Units, score: Floats, limit: int, *, ties: Steps | None =
     """
     q = _relative_scores(score)
     quota = _clip(_water_levels(units, q, limit)[:, None] * q, units)
-    steps = np.searchsorted(units.ladder, quota, side="right") - 1
+    steps = units.steps_below(quota)
     floor, size = units.ladder[steps], units.step_sizes[steps]
     remainder = np.round((quota - floor) / (np.where(size, size, 1) * TIE))
     left = limit - (floor @ units.weight)

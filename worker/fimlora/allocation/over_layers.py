@@ -255,7 +255,7 @@ def _drawn(
 ) -> Ranks | None:
     """Layers drawn at random that have room for a limit; ``None`` where a few draws found none."""
     for turn in range(_TRIES):
-        drawn = _draw(layers.blocks, n, seed=f"{seed}:{turn}")
+        drawn = _draw(layers.encoded, n, seed=f"{seed}:{turn}")
         try:
             parts = parts_inside(gathered, layers.inside(drawn), bounds, limit)
             if _spendable(parts) == limit:
@@ -265,10 +265,10 @@ def _drawn(
     return None
 
 
-def _draw(blocks: Sequence[str], n: int, *, seed: str) -> list[int]:
+def _draw(blocks: Sequence[bytes], n: int, *, seed: str) -> list[int]:
     """Numbers of some blocks: those whose digests with a seed come first."""
-    sha256 = hashlib.sha256
-    digests = [sha256(f"{seed}:{block}".encode()).digest() for block in blocks]
+    sha256, begins = hashlib.sha256, f"{seed}:".encode()
+    digests = [sha256(begins + block).digest() for block in blocks]
     words = np.frombuffer(b"".join(digests), dtype=">u8").reshape(len(blocks), -1)
     begin = words[:, 0].astype(np.uint64)
     order = np.argsort(begin)

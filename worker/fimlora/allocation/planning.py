@@ -30,7 +30,7 @@ from fimlora.allocation.spectral import (
     captured_energies,
     check_spectra,
     highest_known_rank,
-    share_by_gain,
+    steps_by_gain,
 )
 from fimlora.allocation.units import Floats, Ranks
 from fimlora.constraints import Constraints, Groups, TypeRule
@@ -287,16 +287,24 @@ def _share(rule: str, parts: tuple[Part, ...], values: Mapping[str, Any]) -> dic
     Returns:
         Rank per module name, in the order of the values.
     """
+    if rule == "spectral":
+        return dict(zip(values, _by_gain(parts, Falling.of(values)).tolist(), strict=True))
+    if len(parts) == 1:
+        return share_limit(parts[0].units, values, parts[0].limit)
     shared: dict[str, int] = {}
     for part in parts:
-        some = values if len(parts) == 1 else {name: values[name] for name in part.names}
-        if rule == "proportional":
-            shared |= share_limit(part.units, some, part.limit)
-            continue
-        highest = part.units.ranks(part.units.highest).tolist()
-        check_spectra(some, dict(zip(part.names, highest, strict=True)))
-        shared |= share_by_gain(part.units, some, part.limit)
-    return shared if len(parts) == 1 else {name: shared[name] for name in values}
+        shared |= share_limit(part.units, {n: values[n] for n in part.names}, part.limit)
+    return {name: shared[name] for name in values}
+
+
+def _by_gain(parts: tuple[Part, ...], falling: Falling) -> Ranks:
+    """Ranks by the rule ``spectral``, in the order of the modules."""
+    found = np.empty(len(falling), dtype=np.int64)
+    for part in parts:
+        some = falling if len(parts) == 1 else falling.at(part.columns)
+        check_spectra(some, part.units.ranks(part.units.highest))
+        found[part.columns] = part.units.ranks(steps_by_gain(part.units, some, part.limit))
+    return found
 
 
 def _with_controls(
@@ -322,8 +330,7 @@ def _with_controls(
             )
             whole[part.columns] = ranks
     if rule not in tables:
-        shared = _share(rule, parts, values).values()
-        tables[rule] = np.fromiter(shared, dtype=np.int64, count=len(values))
+        tables[rule] = _by_gain(parts, Falling.of(values))
     for part in parts:
         steps = {
             name: part.units.steps_of(ranks[part.columns]) for name, ranks in tables.items()
@@ -441,11 +448,9 @@ def _check_scores(scores: Scores, rule: str) -> tuple[Listed, dict[str, Any]]:
     is_in_order = bool(modules) and list(values) == modules.names
     if not is_in_order:
         _check_modules(values, modules)
-    if spectral:
-        return modules, Falling(
-            zip(modules.names, map(values.__getitem__, modules.names), strict=True)
-        )
     found = dict(values) if is_in_order else {name: values[name] for name in modules.names}
+    if spectral:
+        return modules, Falling(found)
     if set(map(type, found.values())) <= {float}:
         return modules, found
     return modules, {name: _as_score(name, value) for name, value in found.items()}

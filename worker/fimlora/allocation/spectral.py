@@ -18,7 +18,7 @@ from fimlora.allocation.falling import Falling
 from fimlora.allocation.greedy import take_by_worth, take_from_table
 from fimlora.allocation.knapsack import best_steps
 from fimlora.allocation.listed import Listed
-from fimlora.allocation.units import Floats, Units
+from fimlora.allocation.units import Floats, Ranks, Units
 from fimlora.errors import InvalidOption
 from fimlora.plan import TargetModule
 from fimlora.scores import Spectra
@@ -48,12 +48,25 @@ def share_by_gain(units: Units, spectra: Spectra, limit: int) -> dict[str, int]:
     Returns:
         Rank per module name, in the order of ``spectra``.
     """
+    return units.named(steps_by_gain(units, Falling.of(spectra), limit), spectra)
+
+
+def steps_by_gain(units: Units, falling: Falling, limit: int) -> Indices:
+    """Do what `share_by_gain` does, without a name for each rank.
+
+    Args:
+        units: The modules.
+        falling: Their singular values, in their order.
+        limit: Ranks in total, or parameters when the units are weighted by cost.
+
+    Returns:
+        Steps of each row.
+    """
     spendable = units.affordable(limit)
-    gains = _step_gains(_relative_squares(spectra, int(units.ladder[-1])), units)
+    gains = _step_gains(_relative_squares(falling, int(units.ladder[-1])), units)
     left = spendable - int(units.weight @ units.floor)
     solve = _share_even if units.is_even else _share_uneven
-    taken = solve(units, gains, _precedence(gains, units), left)
-    return units.named(units.lowest + taken, spectra)
+    return np.asarray(units.lowest + solve(units, gains, _precedence(gains, units), left))
 
 
 def _share_even(units: Units, gains: Floats, precedence: Indices, left: int) -> Indices:
@@ -86,12 +99,12 @@ def captured_energies(spectra: Spectra, ranks: Mapping[str, int]) -> dict[str, f
     Returns:
         The sum of the squares of the largest ``rank`` values, per module name.
     """
-    wanted = np.fromiter((ranks[name] for name in spectra), dtype=np.intp, count=len(spectra))
-    squares = np.square(Falling.of(spectra).table(int(wanted.max(initial=0))))
+    wanted = np.fromiter(map(ranks.__getitem__, spectra), dtype=np.intp, count=len(spectra))
+    table = Falling.of(spectra).table(int(wanted.max(initial=0)))
     found = np.zeros(len(wanted))
     for rank in np.unique(wanted).tolist():
         rows = np.flatnonzero(wanted == rank)
-        found[rows] = squares[rows, :rank].sum(axis=1)
+        found[rows] = np.square(table[rows, :rank]).sum(axis=1)
     return dict(zip(spectra, found.tolist(), strict=True))
 
 
@@ -106,50 +119,50 @@ def highest_known_rank(spectra: Spectra, modules: Collection[TargetModule]) -> i
         The fewest values of a module that has more than were recorded; ``None`` when all
         spectra are complete.
     """
-    listed, counts = Listed.of(modules), Falling.of(spectra).counts
-    by_name = dict(zip(spectra, counts.tolist(), strict=True))
-    known = np.fromiter(
-        map(by_name.__getitem__, listed.names), dtype=np.intp, count=len(listed)
-    )
+    listed, known = Listed.of(modules), Falling.of(spectra).counts
+    if list(spectra) != listed.names:
+        by_name = dict(zip(spectra, known.tolist(), strict=True))
+        known = np.array([*map(by_name.__getitem__, listed.names)], dtype=np.intp)
     short = known[known < listed.sizes]
     return int(short.min()) if len(short) else None
 
 
-def check_spectra(spectra: Spectra, highest: Mapping[str, int]) -> None:
+def check_spectra(falling: Falling, highest: Ranks) -> None:
     """Refuse spectra that no rule can share by.
 
     Args:
-        spectra: Singular values per module name.
-        highest: Most ranks per module name.
+        falling: Singular values per module name.
+        highest: Most ranks of each module, in their order.
 
     Raises:
         InvalidScore: A value is NaN, infinite or negative; the message names the module.
         InvalidOption: A module may get more ranks than it has values: what these would
             gain is not known.
     """  # noqa: DOC502 - a helper raises
-    falling = Falling.of(spectra)
     falling.check()
-    wanted = np.fromiter(map(highest.__getitem__, spectra), dtype=np.intp, count=len(falling))
-    for place in np.flatnonzero(falling.counts < wanted)[:1].tolist():
-        name, size = list(spectra)[place], falling.counts[place]
+    for place in np.flatnonzero(falling.counts < highest)[:1].tolist():
+        name, size = list(falling)[place], falling.counts[place]
         raise InvalidOption(
             f"rule 'spectral' knows what {size} ranks of {name!r} gain, not "
-            f"{highest[name]}; give an r_max of at most {size}"
+            f"{highest[place]}; give an r_max of at most {size}"
         )
 
 
-def _relative_squares(spectra: Spectra, width: int) -> Floats:
+def _relative_squares(falling: Falling, width: int) -> Floats:
     """Squares of the largest values of each module, falling, relative to the largest of all."""
-    falling = Falling.of(spectra).table(max(1, width))
-    return np.square(falling / (falling[:, 0].max(initial=0.0) or 1.0))
+    values = falling.table(max(1, width))
+    relative = values / (values[:, 0].max(initial=0.0) or 1.0)
+    return np.square(relative, out=relative)
 
 
 def _step_gains(squares: Floats, units: Units) -> Floats:
     """What each step of a unit gains: the sum over its members and over its ranks."""
     ends = units.ladder.astype(np.intp)
-    of_modules = squares[units.columns, : max(1, ends[-1])]
+    of_modules = squares[:, : max(1, ends[-1])]
     if len(units.starts) < len(units.columns):
-        of_modules = np.add.reduceat(of_modules, units.starts, axis=0)
+        of_modules = np.add.reduceat(of_modules[units.columns], units.starts, axis=0)
+    elif np.any(np.diff(units.columns) != 1):
+        of_modules = of_modules[units.columns]
     if len(ends) == ends[-1] + 1:
         return of_modules
     return np.add.reduceat(of_modules, ends[:-1], axis=1) if len(ends) > 1 else of_modules
@@ -163,12 +176,13 @@ def _open_steps(lowest: Indices, highest: Indices) -> tuple[Indices, Indices]:
 
 
 def _leading_bits(values: Floats) -> Floats:
-    """The values, none of which is negative, with mantissas rounded to so many bits."""
+    """The values, none of which is negative, with mantissas rounded to so many bits: in place."""
     dropped = np.int64(53 - _TIE_BITS)  # the first bit of a mantissa is not stored
-    bits = values.view(np.int64) + (np.int64(1) << (dropped - 1))
+    bits = values.view(np.int64)
+    bits += np.int64(1) << (dropped - 1)
     bits >>= dropped
     bits <<= dropped
-    return np.asarray(bits.view(np.float64))
+    return values
 
 
 def _precedence(gains: Floats, units: Units) -> Indices:

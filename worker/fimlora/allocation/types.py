@@ -4,7 +4,6 @@ Nothing here imports torch.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase, translate
 from functools import lru_cache
@@ -12,15 +11,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fimlora.allocation.endings import Endings
 from fimlora.allocation.listed import Listed
+from fimlora.allocation.naming import Kinds
+from fimlora.allocation.tied import Places, Tied
 from fimlora.constraints import Constraints
 from fimlora.errors import InvalidOption
 from fimlora.plan import TOWERS, TargetModule, place_of
 from fimlora.shares import type_name
 
-_UNLIKE_VALUE = re.compile(
-    r"\.(?:0\d|\d{16})"
-)  # an index that its number does not tell from others
 _WILD = frozenset("*?[")
 _FAMILY = "family:"
 _NO_FAMILIES = (
@@ -57,7 +56,7 @@ class Names:
         self._names = list(names)
         self._family = dict(families or {})
         self.families = tuple(dict.fromkeys(self._family.values()))
-        self._by_end: dict[int, dict[str, list[str]]] = {}  # by how many parts the ending has
+        self._by_end: dict[int, Endings] = {}  # by how many parts the ending has
 
     def __len__(self) -> int:
         return len(self._names)
@@ -71,6 +70,14 @@ class Names:
         Returns:
             Their names.
         """
+        return self.at(self.places_of(entry))
+
+    def at(self, places: Places) -> list[str]:
+        """The names at some places."""
+        return [self._names[place] for place in places.tolist()]
+
+    def places_of(self, entry: str) -> Places:
+        """Do what `named_by` does, by the places of the modules."""
         if entry.startswith(_FAMILY):
             wanted = entry.removeprefix(_FAMILY)
             meant = {
@@ -78,18 +85,32 @@ class Names:
                 for family in self.families
                 if fnmatchcase(family, wanted) or fnmatchcase(family, f"{wanted}.*")
             }
-            return [name for name, family in self._family.items() if family in meant]
+            return np.flatnonzero([self._family.get(name) in meant for name in self._names])
         if _WILD.isdisjoint(entry):
-            return self._ends(entry.count(".") + 1).get(entry, [])
+            return self._ends(entry.count(".") + 1).find([entry])[0]
         match = re.compile(rf"(?:.*\.)?{translate(entry)}", re.DOTALL).match
-        return [name for name in self._names if match(name)]
+        return np.flatnonzero([bool(match(name)) for name in self._names])
 
-    def _ends(self, n_parts: int) -> dict[str, list[str]]:
+    def places_of_each(self, entries: Sequence[str]) -> tuple[Places, Places]:
+        """Find the modules of many entries at once, none of which has a ``*`` or is a family.
+
+        Returns:
+            Their places, entry by entry, and how many each entry names.
+        """
+        n_parts = np.array([entry.count(".") for entry in entries], dtype=np.intp) + 1
+        sizes = np.empty(len(entries), dtype=np.intp)
+        some: list[tuple[Places, Places]] = []
+        for n in np.unique(n_parts).tolist():
+            which = np.flatnonzero(n_parts == n)
+            places, sizes[which] = self._ends(n).find([entries[i] for i in which.tolist()])
+            some.append((np.repeat(which, sizes[which]), places))
+        entry_of, places = map(np.concatenate, zip(*some, strict=True))
+        return places[np.argsort(entry_of, kind="stable")], sizes
+
+    def _ends(self, n_parts: int) -> Endings:
         """Names by their endings of so many parts."""
         if n_parts not in self._by_end:
-            found = self._by_end[n_parts] = defaultdict(list)
-            for name in self._names:
-                found[".".join(name.rsplit(".", n_parts)[-n_parts:])].append(name)
+            self._by_end[n_parts] = Endings(self._names, n_parts)
         return self._by_end[n_parts]
 
 
@@ -113,25 +134,77 @@ def resolve_groups(
 
     Raises:
         InvalidOption: An entry names no module, or a module is in two groups.
-    """
+    """  # noqa: DOC502 - the helpers raise
+    listed = Listed.of(modules)
+    return tie(constraints, listed, not_targeted).named(listed.names)
+
+
+def tie(constraints: Constraints, listed: Listed, not_targeted: Collection[str] = ()) -> Tied:
+    """Do what `resolve_groups` does, by the places of the modules.
+
+    Args:
+        constraints: What was asked for.
+        listed: The target modules.
+        not_targeted: Names that were meant to be targets and are none; entries may name them.
+
+    Returns:
+        The groups.
+
+    Raises:
+        InvalidOption: As there.
+    """  # noqa: DOC502 - the helpers raise
     if isinstance(constraints.groups, str):
-        return _preset(modules, constraints.groups)
+        return _preset(listed, constraints.groups)
     if not constraints.groups:
-        return []
-    names, others = _names_of(modules), Names(not_targeted)
-    found: list[tuple[str, ...]] = []
-    seen: set[str] = set()
-    for entries in constraints.groups:
+        return Tied.of([])
+    names = Names(listed.names, listed.families)
+    found = _tied_at_once(constraints.groups, names)
+    return _tied(constraints.groups, names, Names(not_targeted)) if found is None else found
+
+
+def _tied(groups: Iterable[Iterable[str]], names: Names, others: Names) -> Tied:
+    """Find groups one by one, and say what is wrong with the first that is.
+
+    Returns:
+        The groups.
+
+    Raises:
+        InvalidOption: As `resolve_groups` has it.
+    """
+    found: list[list[int]] = []
+    seen: set[int] = set()
+    for entries in groups:
         members = dict.fromkeys(
-            name for entry in entries for name in _named(entry, names, others, "groups")
+            place
+            for entry in entries
+            for place in _named(entry, names, others, "groups").tolist()
         )
         if both := seen.intersection(members):
+            twice = min(names.at(np.array([*both], dtype=np.intp)))
             raise InvalidOption(
-                f"groups must name each known module at most once; {min(both)!r} is in two"
+                f"groups must name each known module at most once; {twice!r} is in two"
             )
         seen.update(members)  # in place: an operator would copy all
-        found.append(tuple(members))
-    return [group for group in found if group]
+        found.append(list(members))
+    return Tied.of(found)
+
+
+def _tied_at_once(groups: Sequence[Sequence[str]], names: Names) -> Tied | None:
+    """Do what `_tied` does where each entry names modules that no other does.
+
+    Returns:
+        The groups; ``None`` where they are to be found one by one.
+    """
+    entries = [entry for group in groups for entry in group]
+    text = "\n".join(entries)
+    if not entries or _FAMILY in text or any(sign in text for sign in _WILD):
+        return None
+    places, sizes = names.places_of_each(entries)
+    if sizes.min() == 0 or np.bincount(places).max() > 1:
+        return None
+    group_of = np.repeat(np.arange(len(groups)), [*map(len, groups)])
+    of_groups = np.bincount(np.repeat(group_of, sizes), minlength=len(groups))
+    return Tied(places, of_groups[of_groups > 0])
 
 
 def resolve_types(
@@ -151,20 +224,43 @@ def resolve_types(
 
     Raises:
         InvalidOption: An entry names no module, or a module is of two types.
+    """  # noqa: DOC502 - a helper raises
+    listed = Listed.of(modules)
+    return {
+        entry: [listed.names[place] for place in places.tolist()]
+        for entry, places in places_by_type(constraints, listed, not_targeted).items()
+    }
+
+
+def places_by_type(
+    constraints: Constraints, listed: Listed, not_targeted: Collection[str] = ()
+) -> dict[str, Places]:
+    """Do what `resolve_types` does, by the places of the modules.
+
+    Args:
+        constraints: What was asked for.
+        listed: The target modules.
+        not_targeted: Names that were meant to be targets and are none; entries may name them.
+
+    Returns:
+        Places by the entry of the type, rising.
+
+    Raises:
+        InvalidOption: As there.
     """
     if not constraints.per_type:
         return {}
-    names, others = _names_of(modules), Names(not_targeted)
-    found: dict[str, list[str]] = {}
-    type_by_name: dict[str, str] = {}
-    for entry in constraints.per_type:
+    names, others = Names(listed.names, listed.families), Names(not_targeted)
+    entries, found = list(constraints.per_type), {}
+    number_of = np.full(len(listed), -1, dtype=np.intp)
+    for number, entry in enumerate(entries):
         found[entry] = _named(entry, names, others, "per_type")
-        for name in found[entry]:
-            if (other := type_by_name.setdefault(name, entry)) != entry:
-                raise InvalidOption(
-                    f"per_type: {name!r} is both {other!r} and {entry!r}; a module may have one "
-                    "rule"
-                )
+        for place in found[entry][number_of[found[entry]] >= 0][:1].tolist():
+            raise InvalidOption(
+                f"per_type: {listed.names[place]!r} is both {entries[number_of[place]]!r} and "
+                f"{entry!r}; a module may have one rule"
+            )
+        number_of[found[entry]] = number
     return found
 
 
@@ -198,22 +294,17 @@ def highest_ranks(
     return found
 
 
-def _names_of(modules: Iterable[TargetModule]) -> Names:
-    listed = Listed.of(modules)
-    return Names(listed.names, listed.families)
-
-
-def _named(entry: str, names: Names, others: Names, option: str) -> list[str]:
-    found = names.named_by(entry)
-    if not found and entry.startswith(_FAMILY):
+def _named(entry: str, names: Names, others: Names, option: str) -> Places:
+    found = names.places_of(entry)
+    if not len(found) and entry.startswith(_FAMILY):
         if _may_be_left_out(entry.removeprefix(_FAMILY), names, others):
-            return []
+            return found
         families = ", ".join(names.families)
         raise InvalidOption(
             f"{option}: {entry!r} is no family of the target modules; "
             + (f"theirs are: {families}" if families else _NO_FAMILIES)
         )
-    if not found and not others.named_by(entry):
+    if not len(found) and not len(others.places_of(entry)):
         raise InvalidOption(
             f"{option}: {entry!r} names no target module; give a module's name, an ending of "
             "names after a dot such as 'q_proj', or either with * for any characters"
@@ -233,23 +324,25 @@ def _may_be_left_out(family: str, names: Names, others: Names) -> bool:
 Key = Callable[[str, str], Hashable]
 
 
-def _preset(modules: Iterable[TargetModule], preset: str) -> list[tuple[str, ...]]:
+def _preset(listed: Listed, preset: str) -> Tied:
     """Find groups by what kinds have in common: there are few of them, and many modules."""
-    listed = Listed.of(modules)
     names = listed.names
-    kinds, depth = listed.naming.kinds_at(np.arange(len(names)))
-    if not depth:
-        return []  # no name has an index, so none is in a block
+    kinds = listed.naming.kinds
+    if not kinds.depth:
+        return Tied.of([])  # no name has an index, so none is in a block
     key, is_in_block = _KEYS[preset]
-    common = _numbers_of(key, [names[i] for i in np.unique(kinds, return_index=True)[1]])[kinds]
-    blocks = _blocks(names, depth[0]) if is_in_block else np.zeros(len(names))
+    examples = [names[i] for i in np.unique(kinds.of, return_index=True)[1]]
+    common = _numbers_of(key, examples)[kinds.of]
+    blocks = _blocks(names, kinds) if is_in_block else np.zeros(len(names))
     places = np.flatnonzero(common >= 0)
     places = places[
         np.lexsort((blocks[places], common[places]))
     ]  # stable: in the model's order
-    ends = np.flatnonzero(np.diff(common[places]) | (np.diff(blocks[places]) != 0)) + 1
-    groups = [group for group in np.split(places, ends) if len(group) > 1]
-    return [tuple(listed.naming.at(group)) for group in sorted(groups, key=lambda g: int(g[0]))]
+    is_new = (np.diff(common[places]) != 0) | (np.diff(blocks[places]) != 0)
+    starts = np.flatnonzero(np.append(len(places) > 0, is_new))
+    tied = Tied(places, np.diff(starts, append=len(places)))
+    several = np.flatnonzero(tied.sizes > 1)
+    return tied.take(several[np.argsort(places[starts[several]])])
 
 
 def _numbers_of(key: Key, names: Sequence[str]) -> NDArray[np.intp]:
@@ -263,10 +356,10 @@ def _numbers_of(key: Key, names: Sequence[str]) -> NDArray[np.intp]:
     return np.array(found, dtype=np.intp)
 
 
-def _blocks(names: Sequence[str], indices: NDArray[np.float64]) -> NDArray[np.float64]:
+def _blocks(names: Sequence[str], kinds: Kinds) -> NDArray[np.float64]:
     """Tell blocks of one stack apart: by their indices, unless several texts have one value."""
-    if not _UNLIKE_VALUE.search("\n".join(names)):
-        return indices
+    if kinds.are_told:
+        return kinds.depth[0]
     numbers: dict[str | None, int] = {}
     return np.array([float(numbers.setdefault(place_of(n)[1], len(numbers))) for n in names])
 

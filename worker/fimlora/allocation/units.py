@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fimlora.allocation.naming import Naming
+from fimlora.allocation.tied import Tied
 from fimlora.constraints import Constraints
 from fimlora.errors import InfeasibleBudget, InvalidOption
 
@@ -194,7 +195,25 @@ class Units:
 
     def steps_of(self, ranks: Ranks) -> NDArray[np.intp]:
         """Steps per row, from the rank of each module in order."""
-        return np.searchsorted(self.ladder, ranks[self.columns[self.starts]])
+        return self.steps_below(ranks[self.columns[self.starts]])
+
+    def steps_below(self, quotas: Floats | Ranks) -> NDArray[np.intp]:
+        """Steps to the highest allowed ranks that are not above quotas, none of which is above all.
+
+        Allowed ranks are whole numbers, so whole quotas are looked up: one after the other they
+        would be searched for.
+
+        Args:
+            quotas: Ranks, or parts of one, in any shape; not negative.
+
+        Returns:
+            The steps, in the same shape.
+        """
+        top = int(self.ladder[-1])
+        if quotas.size <= top:
+            return np.searchsorted(self.ladder, quotas, side="right") - 1
+        known = np.searchsorted(self.ladder, np.arange(top + 1), side="right") - 1
+        return np.asarray(known[quotas.astype(np.intp)])
 
 
 def gather_units(
@@ -345,54 +364,46 @@ def units_within(
     )
 
 
-def rows_of(
-    names: Sequence[str],
-    groups: Iterable[Collection[str]] = (),
-    *,
-    naming: Naming | None = None,
-    places: NDArray[np.intp] | None = None,
-) -> Rows:
+def rows_of(names: Sequence[str], groups: Iterable[Collection[str]] = ()) -> Rows:
     """Sort modules into rows.
 
     Args:
         names: Names of the modules.
         groups: Names of modules that must get one common rank.
-        naming: These names and maybe more, if they are known as such.
+
+    Returns:
+        The rows, for any bounds.
+
+    Raises:
+        InvalidOption: A group names an unknown module, or two groups share one.
+    """
+    named = [list(group) for group in groups]
+    place = {name: i for i, name in enumerate(names)} if named else {}
+    tied = Tied.of([[place.get(name, -1) for name in group] for group in named])
+    if len(tied) and (tied.places.min() < 0 or np.bincount(tied.places).max() > 1):
+        grouped = [sorted(group) for group in named if group]
+        raise InvalidOption(f"groups must name each known module at most once, got {grouped}")
+    return rows_of_tied(tied, naming=Naming(names), places=np.arange(len(names)))
+
+
+def rows_of_tied(tied: Tied, *, naming: Naming, places: NDArray[np.intp]) -> Rows:
+    """Sort modules into rows, of which groups come first, each in the order of its names.
+
+    Args:
+        tied: Places of groups among these modules; none is there twice.
+        naming: The names of these modules and maybe more.
         places: Where in it they are.
 
     Returns:
         The rows, for any bounds.
     """
-    columns, sizes = _rows(names, groups)
-    if naming is None or places is None:
-        naming, places = Naming(names), np.arange(len(names))
-    return Rows.of(columns, sizes, naming, places)
-
-
-def _rows(
-    names: Sequence[str], groups: Iterable[Collection[str]]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Sort modules into rows, of which groups come first, each in the order of its names.
-
-    Returns:
-        The columns of the modules, row by row, and how many there are in each.
-
-    Raises:
-        InvalidOption: A group names an unknown module, or two groups share one.
-    """
-    grouped = [sorted(group) for group in groups if group]
-    if not grouped:
-        return np.arange(len(names)), np.ones(len(names), dtype=np.intp)
-    place = {name: column for column, name in enumerate(names)}
-    tied = [place.get(name, -1) for group in grouped for name in group]
-    columns = np.array(tied, dtype=np.intp)
-    is_alone = np.ones(len(names), dtype=bool)
-    is_alone[columns] = False
-    if min(tied) < 0 or is_alone.sum() + len(tied) > len(names):
-        raise InvalidOption(f"groups must name each known module at most once, got {grouped}")
+    is_alone = np.ones(len(places), dtype=bool)
+    is_alone[tied.places] = False
     alone = np.flatnonzero(is_alone)
-    sizes = np.array([*map(len, grouped)], dtype=np.intp)
-    return np.concatenate([columns, alone]), np.concatenate([sizes, np.ones_like(alone)])
+    by_name = np.lexsort((naming.turns_at(places[tied.places]), tied.group_of))
+    columns = np.concatenate([tied.places[by_name], alone])
+    sizes = np.concatenate([tied.sizes, np.ones_like(alone)])
+    return Rows.of(columns, sizes, naming, places)
 
 
 def exact_sums(values: Floats) -> Floats:
@@ -405,19 +416,43 @@ def exact_sums(values: Floats) -> Floats:
         The sums (R). Sums by halves keep what rounding takes away; only where even with that
         the result is next to the middle between two floats does a row need `math.fsum`.
     """
-    sums, lost = values, np.zeros(len(values))
+    rough, errors = _sum_by_halves(values)
+    lost = np.zeros(len(values))
+    for some in errors:
+        lost += some.sum(axis=1)
+    result = rough + lost
+    off = np.abs(lost - (result - rough))
+    half_step = np.spacing(result) / 2
+    is_near = np.abs(off - half_step) <= 1e-6 * half_step
+    # Below a power of two, steps are half as wide.
+    is_near |= np.abs(off - half_step / 2) <= 1e-6 * half_step
+    rows = np.flatnonzero(is_near)
+    if not len(rows):
+        return np.asarray(result)
+    # Of a few numbers the errors mostly add up exactly: then there is nothing more to round.
+    lost_exactly, lost_of_lost = _sum_by_halves(
+        np.concatenate([e[rows] for e in errors], axis=1)
+    )
+    result[rows] = rough[rows] + lost_exactly
+    is_open = np.any([some.any(axis=1) for some in lost_of_lost], axis=0)
+    for row in rows[is_open].tolist():
+        result[row] = math.fsum(values[row].tolist())
+    return np.asarray(result)
+
+
+def _sum_by_halves(values: Floats) -> tuple[Floats, list[Floats]]:
+    """Sum each row, half to half.
+
+    Returns:
+        The sums (R), and what rounding took away from each sum of two numbers: together with
+        these they are exact.
+    """
+    sums, errors = values, [np.zeros((len(values), 1))]
     while sums.shape[1] > 1:
         half = sums.shape[1] // 2
         a, b, odd = sums[:, :half], sums[:, half : 2 * half], sums[:, 2 * half :]
         total = a + b
         of_b = total - a
-        lost += ((a - (total - of_b)) + (b - of_b)).sum(axis=1)
+        errors.append((a - (total - of_b)) + (b - of_b))
         sums = np.concatenate([total, odd], axis=1)
-    rough = sums[:, 0]
-    result = rough + lost
-    off = np.abs(lost - (result - rough))
-    half_step = np.spacing(result) / 2
-    for middle in (half_step, half_step / 2):  # below a power of two, steps are half as wide
-        for row in np.flatnonzero(np.abs(off - middle) <= 1e-6 * half_step):
-            result[row] = math.fsum(values[row].tolist())
-    return np.asarray(result)
+    return sums[:, 0], errors
