@@ -63,7 +63,7 @@ def powered_stack(is_far: bool = False) -> Iterator[PoweredStack]:
         port = free_port()
         settings = {
             "REDIS_URL": valkey.url, "FIMLORA_DATA_DIR": str(data_dir),
-            "FIMLORA_PORT": str(port), "PYTHONPATH": PYTHONPATH,
+            "FIMLORA_PORT": str(port), "PYTHONPATH": PYTHONPATH, "PYTHONFAULTHANDLER": "1",
         }  # fmt: skip
         with (folder / "service.log").open("wb") as log:
             service = subprocess.Popen(
@@ -72,7 +72,7 @@ def powered_stack(is_far: bool = False) -> Iterator[PoweredStack]:
             )  # fmt: skip
         try:
             url = f"http://127.0.0.1:{port}"
-            wait_until_up(url, service)
+            wait_until_up(url, service, folder / "service.log")
             yield PoweredStack(folder, powered, valkey, service, url)
         finally:
             for process in (valkey.process, service):
@@ -86,15 +86,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until_up(url: str, service: "subprocess.Popen[bytes]") -> None:
+def wait_until_up(url: str, service: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        assert service.poll() is None
+        assert service.poll() is None, f"status {service.returncode}: {log.read_text()}"
         with suppress(httpx2.HTTPError):
             if httpx2.get(f"{url}/healthz").is_success:
                 return
         time.sleep(0.05)
-    raise AssertionError("the service did not answer")
+    raise AssertionError(f"the service did not answer: {log.read_text()}")
 
 
 @dataclass
@@ -236,3 +236,42 @@ def test_a_committed_result_is_whole_after_a_cut(tmp_path: Path):
     for name in ("adapter_config.json", "rank_map.json"):
         assert artifacts.local(committed, name).read_bytes() == b"{}"
         assert artifacts.stat(committed, name).size == 2
+
+
+APPEND = """
+import os, sys
+lines = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+for n in range(1000):
+    os.write(lines, b"%d\\n" % n)
+    os.fsync(lines)
+"""
+SYNC = """
+import os, sys
+while True:
+    lines = os.open(sys.argv[1], os.O_RDONLY)
+    os.fsync(lines)
+    os.close(lines)
+"""
+
+
+def test_a_file_that_two_processes_sync_at_once_is_kept(tmp_path: Path):
+    """As a server and an API beside it sync the same append-only file."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "lines").touch()
+    powered = PoweredFolder(root, tmp_path / "store", build_library(tmp_path))
+    writer, reader = (
+        subprocess.Popen(
+            [sys.executable, "-S", "-c", code, str(root / "lines")],
+            env=powered.env, stderr=subprocess.PIPE, text=True,
+        )
+        for code in (APPEND, SYNC)
+    )  # fmt: skip
+    is_written = writer.wait(60) == 0
+    reader.kill()
+    told = [process.communicate()[1] for process in (writer, reader)]
+    assert is_written, told
+    assert reader.returncode == -signal.SIGKILL, told
+    powered.cut()
+
+    assert (root / "lines").read_text().split() == [str(n) for n in range(1000)]

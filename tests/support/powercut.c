@@ -6,22 +6,45 @@
  *   N id kind folder name   the name of what is synced, and of each folder above it; kind is f or d
  *   D id                    a folder is synced, and these are its names
  *   E id kind name          ... one of them
- * The content of a file is in the file of its id.
+ * The content of a file is in the file of its id. Several processes may sync one file at the same
+ * time, a server and whoever reads its file: they take turns, so that the newest content stays.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
-
 enum { LONGEST = PATH_MAX + 256 };
+
+/* The process's log tells what could not be kept. */
+static void give_up(const char *what) {
+  fprintf(stderr, "powercut: %s: %s\n", what, strerror(errno));
+  abort();
+}
+
+/* A handle of its own for each turn: threads and processes wait for each other alike. */
+static int begin_turn(const char *store) {
+  char path[LONGEST];
+  snprintf(path, sizeof path, "%s/turns", store);
+  int turn = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (turn < 0) give_up("open turns");
+  while (flock(turn, LOCK_EX))
+    if (errno != EINTR) give_up("flock");
+  return turn;
+}
+
+/* Closing alone would not do: a child that was forked meanwhile has the handle too. */
+static void end_turn(int turn) {
+  flock(turn, LOCK_UN);
+  close(turn);
+}
 
 static void identify(const char *path, char *id, size_t size) {
   struct statx found;
@@ -39,13 +62,15 @@ static void copy_content(int fd, const char *store, const char *id) {
   snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
   snprintf(to, sizeof to, "%s/%s", store, id);
   snprintf(part, sizeof part, "%s.part", to);
-  int in = open(from, O_RDONLY), out = open(part, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  if (in < 0 || out < 0) abort();
+  int in = open(from, O_RDONLY | O_CLOEXEC);
+  int out = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (in < 0 || out < 0) give_up("open content");
   while ((n = read(in, block, sizeof block)) > 0)
-    if (write(out, block, n) != n) abort();
+    if (write(out, block, n) != n) give_up("write content");
+  if (n < 0) give_up("read content");
   close(in);
   close(out);
-  if (rename(part, to)) abort();
+  if (rename(part, to)) give_up("rename content");
 }
 
 static void add_names(FILE *lines, const char *path) {
@@ -78,8 +103,9 @@ static void add_path(FILE *lines, const char *path, const char *root, char kind)
 static void add_to_journal(const char *store, const char *text, size_t size) {
   char path[LONGEST];
   snprintf(path, sizeof path, "%s/journal", store);
-  int journal = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
-  if (journal < 0 || write(journal, text, size) != (ssize_t)size) abort();
+  int journal = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  if (journal < 0 || write(journal, text, size) != (ssize_t)size)
+    give_up("write journal");
   close(journal);
 }
 
@@ -96,7 +122,7 @@ static void note(int fd) {
   size_t under = strlen(root);
   if (strncmp(path, root, under) || (path[under] && path[under] != '/')) return;
   if (fstat(fd, &found)) return;
-  int is_folder = S_ISDIR(found.st_mode);
+  int is_folder = S_ISDIR(found.st_mode), turn = begin_turn(store);
   FILE *lines = open_memstream(&text, &size);
   add_path(lines, path, root, is_folder ? 'd' : 'f');
   identify(path, id, sizeof id);
@@ -109,12 +135,11 @@ static void note(int fd) {
   fclose(lines);
   add_to_journal(store, text, size);
   free(text);
+  end_turn(turn);
 }
 
 int fsync(int fd) {
-  pthread_mutex_lock(&one_at_a_time);
   note(fd);
-  pthread_mutex_unlock(&one_at_a_time);
   return 0;
 }
 

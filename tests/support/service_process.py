@@ -38,6 +38,7 @@ def running_service(
             "REDIS_URL": redis_url,
             "FIMLORA_DATA_DIR": str(data_dir),
             "FIMLORA_PORT": str(port),
+            "PYTHONFAULTHANDLER": "1",
         }
         | settings
     )
@@ -48,7 +49,7 @@ def running_service(
         )
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-            _wait_until_up(client, process)
+            _wait_until_up(client, process, log)
             yield client, process
     finally:
         process.kill()
@@ -63,14 +64,14 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 5.0) -> None
         time.sleep(0.02)
 
 
-def _wait_until_up(client: httpx2.Client, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_up(client: httpx2.Client, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + STARTUP_S
     while time.monotonic() < deadline:
-        assert process.poll() is None, "the service ended at once"
+        assert process.poll() is None, f"status {process.returncode}: {log.read_text()}"
         try:
             client.get("/healthz")
         except httpx2.ConnectError:
             time.sleep(0.05)
         else:
             return
-    pytest.fail(f"the service did not answer within {STARTUP_S:g} s")
+    pytest.fail(f"the service did not answer within {STARTUP_S:g} s: {log.read_text()}")

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from fimlora_contract.environment import SettingsError
 from fimlora_contract.jobs import Progress
 from fimlora_worker.logs import configure_logging
+from fimlora_worker.process.imports import uncollected_imports
 from fimlora_worker.process.threads import thread_environment
 from fimlora_worker.settings import Settings
 
@@ -57,7 +58,8 @@ def main() -> int:
 
 
 def _calibrate(said: dict[str, Any], settings: Settings, teller: Teller) -> int:
-    from fimlora_worker.job.alone import Asked, calibrate_here, describe_failure
+    with uncollected_imports():
+        from fimlora_worker.job.alone import Asked, calibrate_here, describe_failure
 
     asked = Asked(
         model=Path(said["model"]),

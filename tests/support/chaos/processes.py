@@ -56,7 +56,7 @@ class Kept:
         task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         try:
             return [int(pid) for pid in task.read_text().split()]
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # it ended before, or meanwhile
             return []
 
     def end(self, number: signal.Signals, *, hold: bool = False) -> None:

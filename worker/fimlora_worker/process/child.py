@@ -22,6 +22,7 @@ from fimlora_worker.job.storage import until_allowed
 from fimlora_worker.job.worker_process import WorkerProcess, process_for
 from fimlora_worker.logs import configure_logging, rq_fields
 from fimlora_worker.process.horse import DRAIN_SIGNAL
+from fimlora_worker.process.imports import uncollected_imports
 from fimlora_worker.process.messages import Order, Reply, decode_order, encode
 from fimlora_worker.process.parent_death import die_with_parent
 from fimlora_worker.process.warm_worker import run_order
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ShutdownRequested as reason:
         log.warning("child.left", extra={"reason": str(reason)})
         return LEFT_EARLY
-    process.imports = threading.Thread(target=_import_heavy, daemon=True)
+    process.imports = threading.Thread(target=import_heavy, daemon=True)
     process.imports.start()
     with os.fdopen(given.orders, "rb") as orders, os.fdopen(given.replies, "wb", 0) as replies:
         _write(
@@ -143,13 +144,16 @@ def _take_signals(drain: Drain) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN_SIGNAL})
 
 
-def _import_heavy() -> None:
-    for name in HEAVY:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            log.exception("import.failed", extra={"imported": name})  # the job says so again
-            return
+def import_heavy() -> None:
+    """Import what jobs need, up to the first that cannot be."""
+    with uncollected_imports():
+        for name in HEAVY:
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                # The job says so again.
+                log.exception("import.failed", extra={"imported": name})
+                return
 
 
 if __name__ == "__main__":
