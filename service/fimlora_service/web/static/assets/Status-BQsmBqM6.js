@@ -1,1 +1,0 @@
-import{F as e,G as t,I as n,W as r,q as i,rt as a,st as o}from"./api-BbbeoLkx.js";var s=i(`<span> </span>`);function c(i,c){var l=s(),u=o(l,!0);a(()=>{e(l,1,n([`status`,c.status]),`svelte-9nj5u4`),r(u,c.status)}),t(i,l)}export{c as t};
