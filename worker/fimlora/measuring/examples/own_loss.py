@@ -20,6 +20,7 @@ from fimlora.measuring.examples.examples import Examples, accepts_cache, example
 from fimlora.measuring.examples.losses import BY_TOKEN, IGNORED, Loss, LossKind, count_labels
 from fimlora.measuring.examples.padding import Padding, find_padding
 from fimlora.measuring.examples.question import Question, named_failure
+from fimlora.model.experts.grouped import find_misfit, way_out_of
 from fimlora.model.targets import base_model_of
 
 # A short slice: so many columns of it, before and from its first label on.
@@ -35,6 +36,7 @@ _READ_AS = {
     LossKind.MULTI_LABEL: "the mean binary cross-entropy of the classes",
     LossKind.REGRESSION: "the mean squared error of the outputs",
 }
+_TRY = "try other rows, or another dtype"
 _WAY_OUT = "give a loss_fn that returns one loss per example to measure it"
 
 
@@ -42,7 +44,12 @@ def first_batch_fails(model: nn.Module) -> tuple[str, str]:
     """Say what it means if a model does not run on the first batch, and what to do then."""
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     kind = type(base_model_of(model)).__name__
-    return f"{kind} fails on the first batch in {dtype}", "try other rows, or another dtype"
+    failure, way_out = f"{kind} fails on the first batch in {dtype}", _TRY
+    misfit = find_misfit(base_model_of(model))
+    if misfit is not None:
+        cause, way_out = way_out_of(misfit)
+        failure = f"{failure}, and {cause}"
+    return failure, way_out
 
 
 @contextmanager
