@@ -18,6 +18,7 @@ from fimlora.errors import UnsupportedModule
 from fimlora.measuring.examples.batches import Batch, runs_alone, select, to_device
 from fimlora.measuring.examples.examples import Examples, accepts_cache, example_losses
 from fimlora.measuring.examples.losses import BY_TOKEN, IGNORED, Loss, LossKind, count_labels
+from fimlora.measuring.examples.media_dtype import cast_media
 from fimlora.measuring.examples.padding import Padding, find_padding
 from fimlora.measuring.examples.question import Question, named_failure
 from fimlora.model.experts.grouped import find_misfit, way_out_of
@@ -160,7 +161,7 @@ class OwnLossCheck:
 
 
 def _own_loss(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-    inputs = to_device(batch, device)
+    inputs = cast_media(model, to_device(batch, device))
     if accepts_cache(model):
         inputs.setdefault("use_cache", False)
     kind = type(base_model_of(model)).__name__
