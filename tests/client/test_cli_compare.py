@@ -11,7 +11,8 @@ from rich.console import Console
 from fimlora import Budget, TargetModule
 from fimlora import compare as compare_methods
 from fimlora.methods.registry import METHODS
-from fimlora_client.cli.work.compare import experts_table
+from fimlora.methods.score import obstacle
+from fimlora_client.cli.work.compare import experts_table, left_out_lines
 from fimlora_contract.comparisons import Comparison
 from support.results import make_statistics
 
@@ -105,3 +106,40 @@ def test_selected_experts_have_a_line_and_random_ones_another():
     assert asked == ["fisher", "2", "of", "4", "\N{EN DASH}", "70.0%", "2", "320"]
     assert control[:4] == ["random", "2", "of", "4"]
     assert control[-1] == "320"
+
+
+def test_selected_experts_leave_most_methods_out_in_one_line():
+    """The engine says it of each by its name."""
+    names = [f"layers.{n}.mlp.experts.up_proj" for n in range(2)]
+    measured = replace(
+        make_statistics(),
+        modules=tuple(TargetModule(n, 16, 16, n_experts=2, experts=(1,)) for n in names),
+    )
+    reasons = {
+        name: reason
+        for name in METHODS
+        if (reason := obstacle(measured, name)) and "some of them are selected" in reason
+    }
+    assert len(reasons) > 5
+
+    [line] = left_out_lines(Comparison.model_construct(left_out=reasons))
+
+    assert line.startswith(
+        f"{', '.join(reasons)} ({len(reasons)} methods): each goes by what is"
+    )
+    assert line.count("take one of") == 1
+
+
+def test_a_reason_of_several_methods_is_said_once():
+    """With their names; one of a single method as it is."""
+    alone = "method 'waterfill' has no plan: too few layers"
+    reasons = {
+        method: f"method {method!r} needs sums, and these statistics hold none"
+        for method in ("eva", "wanda", "lora_ga")
+    }
+    comparison = Comparison.model_construct(left_out={**reasons, "waterfill": alone})
+
+    assert left_out_lines(comparison) == [
+        "eva, wanda, lora_ga (3 methods): each needs sums, and these statistics hold none",
+        alone,
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import BatchFeature
 
 from families.comparisons import (
     Wrong,
@@ -219,16 +220,19 @@ class _Checks:
         """In batches; a mixture whose own routing is another in them, one example at a time."""
         half = again()
         base = give_head(self._base(dtype=torch.bfloat16), half.folder)
-        if not runs(base, self.examples[0]):  # transformers has left some weights wider
+        examples = self.examples
+        if not runs(base, examples[0]):  # media are to be cast, as a processor's output can be
+            examples = [dict(BatchFeature(e).to(torch.bfloat16)) for e in examples]
+        if not runs(base, examples[0]):  # transformers has left some weights wider
             for parameter in base.parameters():
                 parameter.data = parameter.data.to(torch.bfloat16)
         try:
-            no_worse_in_half(half, single, base, self.examples)
+            no_worse_in_half(half, single, base, examples)
         except Wrong:
             if not self._is_rerouted(base):
                 raise
             self.reroutes = True
-            no_worse_in_half(again(one_at_a_time=True), single, base, self.examples)
+            no_worse_in_half(again(one_at_a_time=True), single, base, examples)
 
     def _is_rerouted(self, half: Any) -> bool:
         """Whether rounding alone does that: in float32 no token is."""

@@ -1,6 +1,7 @@
 """A model folder, rows and a result as far as the service looks at them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,20 @@ WEIGHTS = {
 }
 
 
-def make_model(folder: Path, *, config: dict[str, Any] | None = None) -> Path:
+def make_model(
+    folder: Path,
+    *,
+    config: dict[str, Any] | None = None,
+    weights: Mapping[str, tuple[int, ...]] | None = None,
+) -> Path:
     """A model folder as far as the service looks: configuration and weight headers."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG if config is None else config))
-    weights = {name: np.zeros(shape, np.float32) for name, shape in WEIGHTS.items()}
-    save_file(weights, folder / "model.safetensors")
+    shapes = WEIGHTS if weights is None else weights
+    save_file(
+        {name: np.zeros(shape, np.float32) for name, shape in shapes.items()},
+        folder / "model.safetensors",
+    )
     (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     return folder
 

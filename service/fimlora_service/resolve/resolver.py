@@ -21,6 +21,7 @@ from fimlora_jobs.datasets.rows import RowError
 from fimlora_service.errors import DatasetSchema, DatasetUnreachable
 from fimlora_service.keys.principal import EVERYBODY, Principal
 from fimlora_service.resolve.exclusion_checks import check_exclusions
+from fimlora_service.resolve.expert_checks import check_fused_experts
 from fimlora_service.resolve.local_datasets import LocalDatasets
 from fimlora_service.resolve.local_models import LocalModels
 from fimlora_service.resolve.model_checks import check_task
@@ -119,6 +120,7 @@ class Resolver:
         check_tokens(request, most=self._max_tokens)
         model = self._resolve_model(request)
         check_targets(request, shapes=model.shapes, config=model.config)
+        check_fused_experts(request, shapes=model.shapes)
         check_ties(request, shapes=model.shapes, config=model.config)
         check_exclusions(request, shapes=model.shapes, config=model.config)
         check_saved(request, shapes=model.shapes, config=model.config)

@@ -6,7 +6,9 @@ The tools themselves read them in `tests/consumers`.
 import ast
 import json
 import shlex
+import sys
 from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -231,6 +233,38 @@ def test_a_trainer_of_language_models_says_so_of_other_tasks(format):
         assert (f"language models, and this plan is of task_type {task}" in text) == is_other
         assert ("# trainer = SFTTrainer(" in text) == (format == "trl" and not is_other)
         assert ("# model = get_peft_model(" in text) == (format == "trl" and is_other)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "task", "loader"),
+    [
+        ("Qwen2VLForConditionalGeneration", "CAUSAL_LM", "FastVisionModel"),
+        ("Gemma3ForConditionalGeneration", "CAUSAL_LM", "FastVisionModel"),
+        ("GlmAsrForConditionalGeneration", None, "FastVisionModel"),
+        ("Gemma3ForCausalLM", "CAUSAL_LM", "FastLanguageModel"),
+        ("Gemma3ForSequenceClassification", "SEQ_CLS", "FastLanguageModel"),
+        ("T5ForConditionalGeneration", "SEQ_2_SEQ_LM", "FastLanguageModel"),
+        (None, "CAUSAL_LM", "FastLanguageModel"),
+    ],
+)
+def test_unsloth_loads_what_sees_by_its_class_for_that(monkeypatch, model_class, task, loader):
+    """The snippet runs with a module of that one name, and gives it what the plan has."""
+    plan = plan_of((TargetModule("layers.0.q", 64, 64),), [4])
+    if model_class:
+        plan = replace(plan, provenance={**plan.provenance, "model_class": model_class})
+    config = build_adapter_config(plan, base_model="m", task_type=task, target_modules=["q"])
+    text = export(plan, config, "unsloth").text
+    unsloth = ModuleType("unsloth")
+    setattr(unsloth, loader, SimpleNamespace(get_peft_model=lambda model, **lora: lora))
+    monkeypatch.setitem(sys.modules, "unsloth", unsloth)
+    names = {"model": "base"}
+
+    exec(text, names)
+
+    assert names["model"]["r"] == 4
+    assert f"{loader}.from_pretrained(" in text
+    other = {"FastVisionModel", "FastLanguageModel"} - {loader}
+    assert not any(each in text for each in other)
 
 
 def test_unsloth_gets_leaf_names_only():

@@ -203,5 +203,11 @@ def test_a_weight_of_two_names():
 
     assert list(messages(plan)) == ["tied_weight"]
     assert f"{name} is one weight with model.embed_tokens" in messages(plan)["tied_weight"]
+    assert "update to both" in messages(plan)["tied_weight"]
     assert "unmerged" in messages(plan)["tied_weight"]
+    of_three = replace(
+        plan, provenance={**plan.provenance, "tied_targets": {name: "wte, head"}}
+    )
+    assert f"{name} is one weight with wte, head: " in messages(of_three)["tied_weight"]
+    assert "update to all of them" in messages(of_three)["tied_weight"]
     assert messages(replace(plan, ranks={**plan.ranks, name: 0})) == {}

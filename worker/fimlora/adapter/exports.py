@@ -17,6 +17,7 @@ import yaml
 
 from fimlora.adapter.adalora_schedule import adalora_schedule
 from fimlora.adapter.config import build_adapter_config
+from fimlora.adapter.model_classes import MODEL_CLASS
 from fimlora.adapter.rank_map import budget_line
 from fimlora.errors import InvalidOption
 from fimlora.plan import RankPlan
@@ -302,15 +303,32 @@ def _unsloth(adapter: _Adapter) -> str:
             f"Unsloth takes leaf names as target modules, and {dotted[0]!r} is none; "
             "load the adapter folder instead"
         )
+    loader = _unsloth_loader(adapter)
     lines = [
-        "from unsloth import FastLanguageModel",
+        f"from unsloth import {loader}",
         "",
         f"lora = {pformat(adapter.lora | _unsloth_saves(adapter), width=92, sort_dicts=False)}",
-        "# model, tokenizer = FastLanguageModel.from_pretrained(...)",
-        "model = FastLanguageModel.get_peft_model(model, **lora)",
+        f"# model, tokenizer = {loader}.from_pretrained(...)",
+        f"model = {loader}.get_peft_model(model, **lora)",
     ]
     notes = [*adapter.task_comments("Unsloth"), *adapter.comments]
     return _commented(notes) + "\n".join(lines) + "\n"
+
+
+def _unsloth_loader(adapter: _Adapter) -> str:
+    """The class by which Unsloth loads the model that was measured.
+
+    What sees or hears, which transformers calls so, is loaded with its towers by `FastVisionModel`;
+    by the other it would be the text model alone, in which names are others (Unsloth's
+    ``models/loader.py``).
+
+    Returns:
+        Its name.
+    """
+    model_class = adapter.plan.provenance.get(MODEL_CLASS)
+    is_decoder = adapter.config["task_type"] != "SEQ_2_SEQ_LM"
+    sees = is_decoder and str(model_class).endswith("ForConditionalGeneration")
+    return "FastVisionModel" if sees else "FastLanguageModel"
 
 
 def _unsloth_saves(adapter: _Adapter) -> dict[str, list[str]]:

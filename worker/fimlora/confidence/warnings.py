@@ -66,13 +66,14 @@ def _of_scaling(plan: RankPlan) -> _Found:
 
 
 def _of_ties(plan: RankPlan) -> _Found:
-    """Of LoRA on one name of a weight that has two: PEFT merges into the weight."""
+    """Of LoRA on one name of a weight that has more: PEFT merges into the weight."""
     for name, other in (plan.provenance.get(TIED) or {}).items():
         if plan.ranks.get(name):
+            both = "all of them" if "," in other else "both"
             yield PlanWarning(
                 "tied_weight",
                 f"{name} is one weight with {other}: the adapter is right as it is, but merging adds "
-                "its update to both, which gives another model; serve it unmerged, or measure and "
+                f"its update to {both}, which gives another model; serve it unmerged, or measure and "
                 "train a base model whose head is a copy of its own (tie_word_embeddings=False)",
             )
 

@@ -53,24 +53,21 @@ def as_vectors(table: nn.Embedding, ids: Tensor, dtype: torch.dtype) -> Float[Te
     return vectors
 
 
-def tied_pairs(modules: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
-    """Find embeddings that share their weight with a linear map.
+def tied_groups(modules: Mapping[str, nn.Module]) -> list[tuple[str, ...]]:
+    """Find embeddings that share their weight, with each other or with linear maps.
 
     Args:
         modules: The modules of a base model by name.
 
     Returns:
-        Names of the table and of the map, pair by pair.
+        Names of the modules of each such weight: its tables, then the others.
     """
-    tables = {
-        id(module.weight): name
-        for name, module in modules.items()
-        if isinstance(module, nn.Embedding)
-    }
-    return [
-        (tables[id(weight)], name)
-        for name, module in modules.items()
-        if not isinstance(module, nn.Embedding)
-        and (weight := vars(module)["_parameters"].get("weight")) is not None
-        and id(weight) in tables
-    ]
+    tables: dict[int, list[str]] = {}
+    others: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        weight = vars(module)["_parameters"].get("weight")
+        if weight is not None:
+            of_kind = tables if isinstance(module, nn.Embedding) else others
+            of_kind.setdefault(id(weight), []).append(name)
+    groups = [(*names, *others.get(weight, ())) for weight, names in tables.items()]
+    return [group for group in groups if len(group) > 1]

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from fimlora.errors import UnsupportedModule
 from fimlora.model.drawn import drawing_from, mark_initialised
+from fimlora.model.experts.grouped import take_loop_if_needed
 
 
 def build_skeleton(
@@ -58,6 +59,7 @@ def build_skeleton(
     _widen_by_plan(model, options["dtype"])
     _compute_buffers(model)
     _forget_caches(model)
+    take_loop_if_needed(model)
     return model.requires_grad_(False).eval()
 
 

@@ -23,7 +23,7 @@ from fimlora.left_out import (
 )
 from fimlora.model.compiled import plain_name
 from fimlora.model.default_targets import default_target_modules
-from fimlora.model.embeddings import tied_pairs
+from fimlora.model.embeddings import tied_groups
 from fimlora.model.experts.fused import (
     describe_experts,
     fused_experts,
@@ -206,24 +206,23 @@ def choose_targets(
     return Choice(targets, dict(sorted(left_out.items())), named)
 
 
-def ties_among(model: nn.Module, names: Collection[str]) -> list[tuple[str, str]]:
-    """Find the pairs of embedding and linear map, among some modules, that are one weight.
+def ties_among(model: nn.Module, names: Collection[str]) -> list[tuple[str, ...]]:
+    """Find embeddings and linear maps, among some modules, that are one weight.
 
     Args:
         model: A transformers model, wrapped by PEFT or not.
         names: Names of modules.
 
     Returns:
-        Names, pair by pair; a pair is to have one rank.
+        Names of two modules or more, weight by weight; these are to have one rank.
     """
-    pairs = tied_pairs(dict(_base_modules(base_model_of(model))))
-    return [pair for pair in pairs if {*pair} <= {*names}]
+    return _ties(model, lambda name: name in names)
 
 
 def facts_of_ties(
     model: nn.Module, names: Collection[str], *, saved: Iterable[str]
 ) -> dict[str, Any]:
-    """Say of target modules that are one weight with another module what a plan's provenance does.
+    """Say of target modules that are one weight with other modules what a plan's provenance does.
 
     Args:
         model: A transformers model, wrapped by PEFT or not.
@@ -231,12 +230,16 @@ def facts_of_ties(
         saved: Names of the modules that train whole, as copies that are tied to nothing.
 
     Returns:
-        Facts; empty where there are none.
+        Facts, of each target the names of the others with commas between; empty where there are
+        none.
     """
-    pairs = tied_pairs(dict(_base_modules(base_model_of(model))))
-    apart = inside_saved({name for pair in pairs for name in pair}, saved)
-    pairs = [pair for pair in pairs if apart.isdisjoint(pair)]
-    tied = {a: b for pair in pairs for a, b in (pair, pair[::-1]) if a in names}
+    saved = list(saved)
+    tied = {
+        name: ", ".join(other for other in group if other != name)
+        for group in _ties(model, lambda name: not inside_saved([name], saved))
+        for name in group
+        if name in names
+    }
     return {TIED: dict(sorted(tied.items()))} if tied else {}
 
 
@@ -470,13 +473,27 @@ def _refuse_ties(model: nn.Module, names: Collection[str]) -> None:
     Raises:
         UnsupportedModule: There is such a pair.
     """
-    for table, linear in ties_among(model, names):
+    for group in ties_among(model, names):
+        listed, both = _both_or_all(group)
         raise UnsupportedModule(
-            f"{table!r} and {linear!r} are one weight, to which merging would add the updates of "
-            "both, so that the merged model is another one: name one of them and serve the adapter "
-            "unmerged, or train both whole with modules_to_save (apply_fim_ranks gives both of a "
-            "live adapter one rank)"
+            f"{listed} are one weight, to which merging would add the updates of {both}, so that "
+            "the merged model is another one: name one of them and serve the adapter unmerged, or "
+            f"train {both} whole with modules_to_save (apply_fim_ranks gives {both} of a live "
+            "adapter one rank)"
         )
+
+
+def _both_or_all(names: Sequence[str]) -> tuple[str, str]:
+    """List names, and say how many they are."""
+    *most, last = map(repr, names)
+    return f"{', '.join(most)} and {last}", "both" if len(names) == 2 else "all"
+
+
+def _ties(model: nn.Module, counts: Callable[[str], bool]) -> list[tuple[str, ...]]:
+    """Modules of one weight, two or more, of those that count."""
+    groups = tied_groups(dict(_base_modules(base_model_of(model))))
+    counted = (tuple(filter(counts, group)) for group in groups)
+    return [group for group in counted if len(group) > 1]
 
 
 def _none_left(left_out: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from fimlora.measuring.examples.batches import (
     to_device,
 )
 from fimlora.measuring.examples.losses import BY_TOKEN, IGNORED, Loss, LossKind, logits_of
+from fimlora.measuring.examples.media_dtype import cast_media
 from fimlora.measuring.examples.null_labels import NullLabels
 from fimlora.measuring.examples.padding import (
     PASS_ON_CPU,
@@ -271,7 +272,7 @@ def example_logits(
 
 def _inputs_of(model: nn.Module, loss: Loss, examples: Examples, device: torch.device) -> Batch:
     """What the model is called with for its logits."""
-    inputs = to_device(examples.batch, device)
+    inputs = cast_media(model, to_device(examples.batch, device))
     base: Any = base_model_of(model)
     if loss.loss_fn is None:
         labels = inputs.pop("labels")  # the model's own loss would be computed for nothing

@@ -18,8 +18,10 @@ from fimlora.errors import UnsupportedModule
 from fimlora.measuring.examples.batches import Batch, runs_alone, select, to_device
 from fimlora.measuring.examples.examples import Examples, accepts_cache, example_losses
 from fimlora.measuring.examples.losses import BY_TOKEN, IGNORED, Loss, LossKind, count_labels
+from fimlora.measuring.examples.media_dtype import cast_media
 from fimlora.measuring.examples.padding import Padding, find_padding
 from fimlora.measuring.examples.question import Question, named_failure
+from fimlora.model.experts.grouped import find_misfit, way_out_of
 from fimlora.model.targets import base_model_of
 
 # A short slice: so many columns of it, before and from its first label on.
@@ -35,6 +37,7 @@ _READ_AS = {
     LossKind.MULTI_LABEL: "the mean binary cross-entropy of the classes",
     LossKind.REGRESSION: "the mean squared error of the outputs",
 }
+_TRY = "try other rows, or another dtype"
 _WAY_OUT = "give a loss_fn that returns one loss per example to measure it"
 
 
@@ -42,7 +45,12 @@ def first_batch_fails(model: nn.Module) -> tuple[str, str]:
     """Say what it means if a model does not run on the first batch, and what to do then."""
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     kind = type(base_model_of(model)).__name__
-    return f"{kind} fails on the first batch in {dtype}", "try other rows, or another dtype"
+    failure, way_out = f"{kind} fails on the first batch in {dtype}", _TRY
+    misfit = find_misfit(base_model_of(model))
+    if misfit is not None:
+        cause, way_out = way_out_of(misfit)
+        failure = f"{failure}, and {cause}"
+    return failure, way_out
 
 
 @contextmanager
@@ -153,7 +161,7 @@ class OwnLossCheck:
 
 
 def _own_loss(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-    inputs = to_device(batch, device)
+    inputs = cast_media(model, to_device(batch, device))
     if accepts_cache(model):
         inputs.setdefault("use_cache", False)
     kind = type(base_model_of(model)).__name__

@@ -180,6 +180,19 @@ def experts_table(comparison: Comparison) -> Table:
     return table
 
 
+def left_out_lines(comparison: Comparison) -> list[str]:
+    """A line per reason: which methods it leaves out, and how many where they are several."""
+    reasons: dict[str, list[str]] = {}
+    for method, reason in comparison.left_out.items():
+        reasons.setdefault(reason.removeprefix(f"method {method!r} "), []).append(method)
+    return [
+        comparison.left_out[methods[0]]
+        if len(methods) == 1
+        else f"{', '.join(methods)} ({len(methods)} methods): each {reason}"
+        for reason, methods in reasons.items()
+    ]
+
+
 def _correlation(value: float | None) -> str:
     return NONE if value is None else f"{value:+.2f}"
 
@@ -195,8 +208,8 @@ def _show(comparison: Comparison, data: dict[str, Any], *, as_json: bool) -> Non
     if comparison.experts:
         console.print()
         console.print(experts_table(comparison))
-    for reason in comparison.left_out.values():
-        say((f"  left out: {reason}", "dim"))
+    for line in left_out_lines(comparison):
+        say((f"  left out: {line}", "dim"))
 
 
 def _write(found: JobComparison, folder: Path | None) -> None:
