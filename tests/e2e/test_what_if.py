@@ -236,6 +236,26 @@ def test_ranks_of_three_digits_are_shown_to_the_last(tab, stack):
     tab.check()
 
 
+def test_charts_keep_to_their_room_however_long_the_labels(tab, stack):
+    """A wide name of a type takes its place from the plot, and cuts no layer off."""
+    page = tab.page
+
+    def with_long_names(route: Route) -> None:
+        answer = route.fetch()
+        text = answer.text().replace("down_proj", "a_very_long_name_of_a_projection")
+        route.fulfill(response=answer, body=text)
+
+    page.route(f"**/jobs/{stack.job}", with_long_names)
+    tab.open(f"/#/jobs/{stack.job}")
+
+    for name in ("ranks", "scores", "types"):
+        picture = page.locator(f"[data-chart={name}]").locator(".scroll", has=page.locator("svg"))
+        expect(picture.first).to_contain_text("a_very_long_name")
+        wide = picture.first.evaluate("(place) => [place.scrollWidth, place.clientWidth]")
+        assert wide[0] <= wide[1], name
+    tab.check()
+
+
 def test_a_mixture_says_what_its_experts_saw(tab, stack):
     """A row for what shares a router; experts that saw nothing are counted."""
     seen = {

@@ -35,8 +35,26 @@ export interface Drawing {
   finalize: () => void;
 }
 
-/** Draw a chart into an element. */
+const LABELS = 150; // beside a plot: names of types and arms, and the axis
+const [NARROWEST, WIDEST] = [160, 720];
+
+/** Draw a chart into an element, no wider than the room that it has where labels leave any. */
 export async function draw(
+  element: HTMLElement,
+  name: string,
+  rows: Rows,
+  { isDark, room }: { isDark: boolean; room: number },
+): Promise<Drawing> {
+  const width = Math.max(NARROWEST, Math.min(WIDEST, room - LABELS));
+  const drawing = await drawn(element, name, rows, { isDark, width });
+  // How much the labels take is known when they are there.
+  const excess = Math.ceil((element.querySelector("svg")?.getBoundingClientRect().width ?? 0) - room);
+  if (excess <= 0 || width === NARROWEST) return drawing;
+  drawing.finalize();
+  return drawn(element, name, rows, { isDark, width: Math.max(NARROWEST, width - excess) });
+}
+
+async function drawn(
   element: HTMLElement,
   name: string,
   rows: Rows,
