@@ -13,7 +13,7 @@ from fimlora.allocation.layers import Layers, choose_layers, n_layers_of
 from fimlora.allocation.over_layers import RANDOM_LAYERS
 from fimlora.allocation.planning import ranks_like
 from fimlora.errors import InfeasibleBudget, InvalidOption, InvalidScore
-from fimlora.plan import Budget, RankPlan, TargetModule
+from fimlora.plan import Budget, RankPlan, TargetModule, place_of
 from fimlora.scores import Scores
 from support.allocation import llama_like, modules_by_layer
 
@@ -547,3 +547,28 @@ def test_a_family_without_a_tower_may_be_named_where_no_chosen_layer_is_of_it():
 
     assert layers_in(plan) == {"layers.2", "layers.3"}
     assert max(plan.controls["uniform"][f"layers.{i}.in_proj"] for i in (0, 1)) == 4
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda *parts: ".".join(parts),
+            st.sampled_from(["h", "model.layers", "a\nb", "a b", ""]),
+            st.sampled_from(["0", "1", "10", "2", "01", "3", "x", "1" * 16, "٣"]),
+            st.sampled_from(["q", "mlp.1", "experts.0.q", "1"]),
+        ),
+        min_size=1,
+        max_size=8,
+        unique=True,
+    )
+)
+def test_layers_are_those_that_a_look_at_every_name_finds(names):
+    """Whatever texts their indices have, in one list of blocks or several, or in none."""
+    layers = Layers([TargetModule(name, 4, 4) for name in names])
+
+    found = [place_of(name)[1] for name in names]
+    assert {*layers.blocks} == {*found} - {None}
+    assert [[*layers.blocks, None][number] for number in layers.of.tolist()] == found
+    if len({block.rpartition(".")[0] for block in layers.blocks}) == 1:
+        indices = [int(block.rpartition(".")[2]) for block in layers.blocks]
+        assert indices == sorted(indices)

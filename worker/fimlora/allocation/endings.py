@@ -22,10 +22,13 @@ class Endings:
     """
 
     def __init__(self, names: Sequence[str], n_parts: int) -> None:
-        endings = [
-            name if name.count(".") < n_parts else ".".join(name.rsplit(".", n_parts)[1:])
-            for name in names
-        ]
+        if n_parts == 1:
+            endings = [name.rpartition(".")[2] for name in names]
+        else:
+            endings = [
+                name if name.count(".") < n_parts else ".".join(name.rsplit(".", n_parts)[1:])
+                for name in names
+            ]
         self._number = dict(zip(endings, range(len(endings)), strict=True))
         if len(self._number) == len(endings):
             self._order, self._sizes = np.arange(len(endings)), np.ones(len(endings), np.intp)
