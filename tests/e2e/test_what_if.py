@@ -249,7 +249,9 @@ def test_charts_keep_to_their_room_however_long_the_labels(tab, stack):
     tab.open(f"/#/jobs/{stack.job}")
 
     for name in ("ranks", "scores", "types"):
-        picture = page.locator(f"[data-chart={name}]").locator(".scroll", has=page.locator("svg"))
+        picture = page.locator(f"[data-chart={name}]").locator(
+            ".scroll", has=page.locator("svg")
+        )
         expect(picture.first).to_contain_text("a_very_long_name")
         wide = picture.first.evaluate("(place) => [place.scrollWidth, place.clientWidth]")
         assert wide[0] <= wide[1], name
