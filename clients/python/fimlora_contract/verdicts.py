@@ -64,8 +64,8 @@ class Levers(AnswerModel):
     """How much the learning rate moves the loss, and how much the ranks do."""
 
     rate: float | None = Field(
-        description="Higher loss of uniform at the worse neighbour of its best rate; null if it "
-        "diverged there, or nothing is known."
+        description="Largest difference, in either direction, of uniform's tuning loss at a "
+        "neighbour of its best rate; null if it diverged there, or nothing is known."
     )
     ranks: float | None = Field(description="Largest difference between two arms.")
     sentence: str

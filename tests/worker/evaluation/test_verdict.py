@@ -339,7 +339,7 @@ def test_runs_without_any_noise_are_judged_by_what_they_are():
 
 
 def test_the_larger_lever_is_named():
-    """The rate: the worse neighbour of uniform's best. The ranks: the widest pair of arms."""
+    """The rate: the farther neighbour of uniform's best. The ranks: the widest pair of arms."""
     settings = make_settings()
     surface = bowl({"uniform": 2e-3, "random": 2e-3, "fim": 2e-3})
 
@@ -351,6 +351,34 @@ def test_the_larger_lever_is_named():
     assert "the learning rate" in rate.levers.sentence
     assert ranks.levers.ranks == pytest.approx(0.3)
     assert "the choice of ranks" in ranks.levers.sentence
+
+
+@pytest.mark.parametrize(
+    ("losses_by_rate", "best", "distance"),
+    [
+        ({2e-3: 2.5679, 4e-3: 2.5637, 8e-3: 2.9, 16e-3: 3.2}, 2e-3, 0.0042),
+        ({1e-3: 1.0201, 2e-3: 1.0195, 4e-3: 1.0, 8e-3: 1.3}, 2e-3, 0.0195),
+        ({1e-3: 1.06, 2e-3: 1.0195, 4e-3: 1.0, 8e-3: 1.3}, 2e-3, 0.0405),
+    ],
+    ids=["at the edge", "above is farther", "below is farther"],
+)
+def test_a_rate_moves_the_loss_where_a_neighbour_has_less_of_it(losses_by_rate, best, distance):
+    """The lowest rate within 2 % of the least loss is best; the rate above it may have less."""
+    rates = [rate for rate in losses_by_rate if rate != 2e-3 or best != min(losses_by_rate)]
+    settings = make_settings(learning_rates=tuple(rates))
+
+    judged = judge(
+        settings,
+        run_all(
+            settings, lambda s: losses_by_rate[s.learning_rate] + (s.arm == "fim") * 0.0002
+        ),
+    )
+
+    [uniform] = [arm for arm in judged.arms if arm.name == "uniform"]
+    assert uniform.best_rate == best
+    assert judged.levers.rate == pytest.approx(distance)
+    assert "larger lever was the learning rate" in judged.levers.sentence
+    assert f"has a loss that differs by up to {distance:.3g};" in judged.levers.sentence
 
 
 def test_a_neighbour_that_diverged_makes_the_rate_the_larger_lever():
