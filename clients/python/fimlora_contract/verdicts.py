@@ -52,7 +52,9 @@ class Difference(AnswerModel):
     reference: str
     metric: str
     mean: float | None
-    low: float | None = Field(description="Of the 95 % interval.")
+    low: float | None = Field(
+        description="Of the 95 % interval; null where all pairs differ alike, which have none."
+    )
     high: float | None
     p: float | None
     p_holm: float | None = Field(description="Adjusted for the number of arms compared.")

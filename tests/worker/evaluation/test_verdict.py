@@ -334,8 +334,73 @@ def test_runs_without_any_noise_are_judged_by_what_they_are():
     better = judge(settings, run_all(settings, lambda s: surface(s) - (s.arm == "fim") * 0.25))
 
     assert same.verdict.code == "no_difference"
+    assert "larger than" not in same.verdict.sentence
+    assert "none can be bounded (5 seeds): use uniform" in same.verdict.sentence
     assert same.difference("fim", "uniform", "loss").p == 1
     assert better.verdict.code == "better"
+    assert "better than uniform by 0.25 of loss" in better.verdict.sentence
+    for judged in (same, better):
+        plain = judged.to_json()["differences"]
+        assert all(each["low"] is each["high"] is None for each in plain)
+
+
+def with_right_answers(settings, results, right, *, n_rows):
+    """The same results, with as many right answers of the rows as an arm has with a seed."""
+    return [
+        make_result(r.spec, r.loss, accuracy=right(r.spec.arm, r.spec.seed) / n_rows)
+        for r in results
+    ]
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "right", "row"),
+    [
+        (16, lambda arm, seed: 1, "6.25"),
+        (16, lambda arm, seed: 1 + seed % 2, "6.25"),
+        (30, lambda arm, seed: 7 + seed + (arm != "uniform"), "3.33"),
+        (30, lambda arm, seed: 7 if arm == "fim" else 7 + (arm != "uniform") * seed, "3.33"),
+        (192, lambda arm, seed: 90 + (arm == "random" and seed == 3), "0.521"),
+    ],
+    ids=["alike", "alike by seed", "one row apart", "one arm alike", "finer than a row"],
+)
+@pytest.mark.parametrize("offsets", [{}, {"fim": -1.0}], ids=["nobody", "a winner"])
+def test_accuracy_that_counts_cannot_resolve_is_left_out(n_rows, right, row, offsets):
+    """Equal counts are no interval, and no interval is finer than a row; the loss still is told."""
+    settings, results = simulate(7, offsets, n_seeds=10)
+    counted = with_right_answers(settings, results, right, n_rows=n_rows)
+
+    sentence = judge(settings, counted, n_tested=n_rows).verdict.sentence
+
+    assert "points of accuracy" not in sentence
+    assert "accuracy +" not in sentence
+    assert f"accuracy was not resolved ({n_rows} rows: one row is {row} points)" in sentence
+    assert "of loss" in sentence
+
+
+def test_accuracy_that_varies_by_rows_is_told():
+    """Where every arm lies rows apart from uniform, by other numbers with other seeds."""
+    settings, results = simulate(7, {}, n_seeds=10)
+    generator = np.random.default_rng(0)
+    counted = with_right_answers(
+        settings, results, lambda *_: generator.integers(5, 12), n_rows=16
+    )
+
+    judged = judge(settings, counted, n_tested=16)
+
+    assert "points of accuracy) at 95 %" in judged.verdict.sentence
+    assert "resolved" not in judged.verdict.sentence
+    assert judge(settings, counted).verdict.sentence == judged.verdict.sentence
+
+
+def test_equal_differences_have_no_interval():
+    """But for rounding: 7 of 10 rows less 6 of 10 is not 4 of 10 less 3 of 10 to the last bit."""
+    found = paired([0.7 - 0.6, 0.4 - 0.3, 0.3 - 0.2])
+
+    assert len({0.7 - 0.6, 0.4 - 0.3, 0.3 - 0.2}) > 1
+    assert found.spread == 0
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert found.p == 0
 
 
 def test_the_larger_lever_is_named():
