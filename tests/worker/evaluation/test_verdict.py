@@ -482,6 +482,18 @@ def test_a_best_rate_at_the_edge_of_the_widened_grid_is_said():
     assert "best rate of fim, 0.016, is at the edge" in of_arms[0]
 
 
+def test_best_rates_at_the_edge_are_said_once_with_every_arm():
+    """Of all arms that are there, each with its rate, and of no other."""
+    best = {"uniform": 64e-3, "random": 2e-3, "fim": 64e-3, "spectral": 1e-4}
+    settings = make_settings(arms=tuple(best))
+
+    notes = judge(settings, run_all(settings, bowl(best))).verdict.notes
+
+    [said] = [note for note in notes if "edge of the grid" in note]
+    assert "rates of uniform (0.016), fim (0.016) and spectral (0.0005) are at the edge" in said
+    assert "random" not in said
+
+
 @pytest.mark.parametrize(("final_loss", "is_said"), [(1.45, True), (1.16, False)])
 def test_a_rate_that_a_lucky_run_chose_is_said(final_loss, is_said):
     """Final runs far above what a lower rate reached in tuning: the rate, not the ranks."""
