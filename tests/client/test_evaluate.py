@@ -13,6 +13,7 @@ from support.seeing import data_url, pixels, png
 
 SMALL = ["--quick", "--steps", "2", "--seeds", "2", "--batches", "2",
          "--learning-rates", "1e-3,2e-3"]  # fmt: skip
+WRITTEN = ("report.html", "evaluation.json", "runs.csv", "curves.csv")
 
 
 @pytest.fixture
@@ -35,9 +36,7 @@ def test_one_command_leads_from_rows_to_a_verdict(run, file, tmp_path):
         assert f"\n{arm} " in result.stdout
     assert "fim - uniform" in result.stdout
     assert max(map(len, result.stdout.split("\n\n")[0].splitlines())) <= 80
-    assert {path.name for path in folder.iterdir()} == {
-        "report.html", "runs.csv", "curves.csv", "evaluation.json",
-    }  # fmt: skip
+    assert {path.name for path in folder.iterdir()} == set(WRITTEN)
     assert found["verdict"]["sentence"] in html.unescape((folder / "report.html").read_text())
     assert f"succeeded: {found['n_runs']} runs" in result.stderr
     job = re.search(r"job_[0-9a-f]{23}", result.stderr)[0]
@@ -101,6 +100,7 @@ def test_the_help_states_the_defaults_of_the_contract(run):
     assert f"At most ({FULL.n_eval_rows}; quick: {QUICK.n_eval_rows})." in text
     assert "Rows per step of training (16); measuring has its own, 8." in text
     assert "Tokens per row in training (64); measuring has its own, 512." in text
+    assert f"Write {', '.join(WRITTEN[:-1])} and {WRITTEN[-1]} into this folder." in text
 
 
 def test_batches_by_themselves_take_their_options(run, file, client):

@@ -63,7 +63,10 @@ def arm(name: str, loss: float, rate: float) -> dict[str, Any]:
         ],
         "n_final": 5, "n_diverged": 0, "adapter_parameters": [82944, 82944],
         "trainable_parameters": 83712, "seconds": 41.5,
-        "metrics": {"loss": {"mean": loss, "spread": 0.012}},
+        "metrics": {
+            "loss": {"mean": loss, "spread": 0.012},
+            "accuracy": {"mean": 0.03125, "spread": 0.0442},
+        },
         "curve": [[step, loss + 40 / (step + 20), 0.02] for step in (16, 32, 48, 64)],
     }  # fmt: skip
 
@@ -92,7 +95,9 @@ FOUND = {
     },
     "n_runs": 24,
     "seconds": 996.0,
-    "settings": {"n_steps": 64},
+    "settings": {
+        "n_steps": 64, "learning_rates": [0.001, 0.002], "tuning_seeds": [1000000],
+    },
     "data": {"train_rows": 64, "eval_rows": 16},
 }  # fmt: skip
 
@@ -158,6 +163,13 @@ def test_an_evaluation_says_its_verdict_first(tab, stack):
     arms = page.get_by_role("table", name="What the runs of each arm came to")
     expect(arms.get_by_role("row").filter(has_text="fim")).to_contain_text("0.691 ± 0.012")
     expect(arms.get_by_role("row").filter(has_text="uniform")).to_contain_text("use this")
+    expect(arms.get_by_role("row").filter(has_text="uniform")).to_contain_text("3.1 ± 4.4 %")
+    done = page.get_by_role("region", name="How it was done")
+    expect(done).to_contain_text("0.0005, 0.001, 0.002 (added to the grid: 0.0005)")
+    expect(done).to_contain_text(re.compile(r"Tuning seeds\s*1000000\b"))
+    expect(
+        page.get_by_text("the lowest one whose loss is within 2 % of the least")
+    ).to_be_visible()
     for name in ("differences", "curves", "rates"):
         expect(page.locator(f"[data-chart={name}] svg").first).to_be_visible()
     tab.check(expected=OF_VEGA)

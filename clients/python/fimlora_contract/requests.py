@@ -1,8 +1,8 @@
 """The body of POST /calibrate.
 
 Only ``base_model``, ``dataset`` and ``budget`` are required, and each has a short form.
-Defaults are the paper's best setting: eight batches, mean aggregation, a floor of half the
-mean rank and a ceiling of twice the mean rank.
+Defaults are what the paper recommends: eight batches, mean aggregation, a floor of half the
+mean rank and a ceiling of twice the mean rank. That they are best is not shown.
 """
 
 from typing import Annotated, Literal, Self

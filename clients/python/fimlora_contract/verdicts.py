@@ -52,7 +52,9 @@ class Difference(AnswerModel):
     reference: str
     metric: str
     mean: float | None
-    low: float | None = Field(description="Of the 95 % interval.")
+    low: float | None = Field(
+        description="Of the 95 % interval; null where all pairs differ alike, which have none."
+    )
     high: float | None
     p: float | None
     p_holm: float | None = Field(description="Adjusted for the number of arms compared.")
@@ -64,8 +66,8 @@ class Levers(AnswerModel):
     """How much the learning rate moves the loss, and how much the ranks do."""
 
     rate: float | None = Field(
-        description="Higher loss of uniform at the worse neighbour of its best rate; null if it "
-        "diverged there, or nothing is known."
+        description="Largest difference, in either direction, of uniform's tuning loss at a "
+        "neighbour of its best rate; null if it diverged there, or nothing is known."
     )
     ranks: float | None = Field(description="Largest difference between two arms.")
     sentence: str

@@ -7,7 +7,8 @@ from fimlora.adapter.rank_map import source_name
 from fimlora_contract.charts import EVALUATION_CHARTS
 from fimlora_contract.charts.rows import evaluation_rows
 from fimlora_contract.jobs import Job
-from fimlora_contract.verdicts import ArmSummary, EvaluationResult
+from fimlora_contract.metrics import SHARES
+from fimlora_contract.verdicts import ArmSummary, Difference, EvaluationResult
 from fimlora_service.reports.pages import Report, Table, shown
 from fimlora_service.reports.plan_report import digests_of, draw, facts_of
 
@@ -16,6 +17,7 @@ NAMES = {
     "rmse": "RMSE",
     "pearson": "Pearson's r",
 }
+CHOICE = "* the rate that the arm trained with: the lowest one whose loss is within 2 % of the least."
 METHOD = (
     "Every arm trains the same number of parameters, within one step of the budget, with one "
     "alpha / rank, and was tuned on the same learning rates. A seed gives all arms the same order "
@@ -51,7 +53,7 @@ def _tables(result: EvaluationResult) -> Iterator[Table]:
 
 def _arms(arms: list[ArmSummary]) -> Table:
     metrics = list(dict.fromkeys(name for arm in arms for name in arm.metrics))
-    words = (NAMES.get(name, name) for name in metrics)
+    words = (_heading(name, "%") for name in metrics)
     head = ("arm", "rate", *words, "parameters", "runs", "seconds")
     rows = []
     for arm in arms:
@@ -70,8 +72,23 @@ def _spread(arm: ArmSummary, name: str) -> str:
     found = arm.metrics.get(name)
     if found is None or found.mean is None:
         return shown(None)
-    spread = "" if found.spread is None else f" \N{PLUS-MINUS SIGN} {found.spread:.4f}"
-    return f"{found.mean:.4f}{spread}"
+    factor, digits = _read(name)
+    spread = (
+        ""
+        if found.spread is None
+        else f" \N{PLUS-MINUS SIGN} {factor * found.spread:.{digits}f}"
+    )
+    return f"{factor * found.mean:.{digits}f}{spread}"
+
+
+def _read(metric: str) -> tuple[int, int]:
+    """By what a metric is multiplied to be read, and its digits: shares are read in percent."""
+    return (100, 1) if metric in SHARES else (1, 4)
+
+
+def _heading(metric: str, unit: str) -> str:
+    name = NAMES.get(metric, metric)
+    return f"{name} ({unit})" if metric in SHARES else name
 
 
 def _differences(result: EvaluationResult) -> Table:
@@ -79,9 +96,9 @@ def _differences(result: EvaluationResult) -> Table:
     rows = [
         [
             f"{d.arm} \N{MINUS SIGN} {d.reference}",
-            NAMES.get(d.metric, d.metric),
-            signed(d.mean),
-            f"{signed(d.low)} to {signed(d.high)}",
+            _heading(d.metric, "points"),
+            signed(d.mean, *_read(d.metric)),
+            _interval(d),
             shown(d.p),
             shown(d.p_holm),
             f"{d.n_better} of {d.n}",
@@ -91,12 +108,19 @@ def _differences(result: EvaluationResult) -> Table:
     return Table("Differences", head, rows)
 
 
-def signed(value: float | None) -> str:
+def _interval(difference: Difference) -> str:
+    ends = (difference.low, difference.high)
+    if None in ends:
+        return shown(None)
+    return " to ".join(signed(end, *_read(difference.metric)) for end in ends)
+
+
+def signed(value: float | None, factor: int = 1, digits: int = 4) -> str:
     """A difference with its sign, unless it rounds to zero."""
     if value is None:
         return shown(None)
-    text = f"{value:+.4f}"
-    return "0.0000" if not text.strip("+-0.") else text.replace("-", "\N{MINUS SIGN}")
+    text = f"{factor * value:+.{digits}f}"
+    return text[1:] if not text.strip("+-0.") else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _rates(arms: list[ArmSummary]) -> Table:
@@ -109,12 +133,31 @@ def _rates(arms: list[ArmSummary]) -> Table:
             *(shown(losses.get(r)) + ("*" if r == arm.best_rate else "") for r in rates),
         ])  # fmt: skip
     head = ("arm", *(f"{rate:g}" for rate in rates))
-    return Table("Held-out loss in tuning", head, rows, "* the rate that the arm trained with")
+    return Table("Held-out loss in tuning", head, rows, CHOICE)
 
 
 def _settings(result: EvaluationResult) -> Table:
     told: dict[str, Any] = {
         **result.settings, **result.data, "runs": result.n_runs, "seconds of all runs": result.seconds,
     }  # fmt: skip
+    told |= {
+        name: _ids(value) for name, value in told.items() if name.endswith(("seed", "seeds"))
+    }
+    if "learning_rates" in told:
+        told["learning_rates"] = _rates_that_ran(result)
     rows = [[name.replace("_", " "), shown(value)] for name, value in told.items()]
     return Table("How it was done", ("setting", "value"), rows, METHOD)
+
+
+def _ids(value: Any) -> str:
+    """Seeds as they are: they are names, not amounts."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _rates_that_ran(result: EvaluationResult) -> str:
+    """Every rate that was tuned with; which of them the grid was widened by."""
+    given = set(result.settings["learning_rates"])
+    ran = sorted({each.rate for arm in result.arms for each in arm.rates} or given)
+    added = [f"{rate:g}" for rate in ran if rate not in given]
+    text = ", ".join(f"{rate:g}" for rate in ran)
+    return f"{text} (added to the grid: {', '.join(added)})" if added else text

@@ -334,12 +334,77 @@ def test_runs_without_any_noise_are_judged_by_what_they_are():
     better = judge(settings, run_all(settings, lambda s: surface(s) - (s.arm == "fim") * 0.25))
 
     assert same.verdict.code == "no_difference"
+    assert "larger than" not in same.verdict.sentence
+    assert "none can be bounded (5 seeds): use uniform" in same.verdict.sentence
     assert same.difference("fim", "uniform", "loss").p == 1
     assert better.verdict.code == "better"
+    assert "better than uniform by 0.25 of loss" in better.verdict.sentence
+    for judged in (same, better):
+        plain = judged.to_json()["differences"]
+        assert all(each["low"] is each["high"] is None for each in plain)
+
+
+def with_right_answers(settings, results, right, *, n_rows):
+    """The same results, with as many right answers of the rows as an arm has with a seed."""
+    return [
+        make_result(r.spec, r.loss, accuracy=right(r.spec.arm, r.spec.seed) / n_rows)
+        for r in results
+    ]
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "right", "row"),
+    [
+        (16, lambda arm, seed: 1, "6.25"),
+        (16, lambda arm, seed: 1 + seed % 2, "6.25"),
+        (30, lambda arm, seed: 7 + seed + (arm != "uniform"), "3.33"),
+        (30, lambda arm, seed: 7 if arm == "fim" else 7 + (arm != "uniform") * seed, "3.33"),
+        (192, lambda arm, seed: 90 + (arm == "random" and seed == 3), "0.521"),
+    ],
+    ids=["alike", "alike by seed", "one row apart", "one arm alike", "finer than a row"],
+)
+@pytest.mark.parametrize("offsets", [{}, {"fim": -1.0}], ids=["nobody", "a winner"])
+def test_accuracy_that_counts_cannot_resolve_is_left_out(n_rows, right, row, offsets):
+    """Equal counts are no interval, and no interval is finer than a row; the loss still is told."""
+    settings, results = simulate(7, offsets, n_seeds=10)
+    counted = with_right_answers(settings, results, right, n_rows=n_rows)
+
+    sentence = judge(settings, counted, n_tested=n_rows).verdict.sentence
+
+    assert "points of accuracy" not in sentence
+    assert "accuracy +" not in sentence
+    assert f"accuracy was not resolved ({n_rows} rows: one row is {row} points)" in sentence
+    assert "of loss" in sentence
+
+
+def test_accuracy_that_varies_by_rows_is_told():
+    """Where every arm lies rows apart from uniform, by other numbers with other seeds."""
+    settings, results = simulate(7, {}, n_seeds=10)
+    generator = np.random.default_rng(0)
+    counted = with_right_answers(
+        settings, results, lambda *_: generator.integers(5, 12), n_rows=16
+    )
+
+    judged = judge(settings, counted, n_tested=16)
+
+    assert "points of accuracy) at 95 %" in judged.verdict.sentence
+    assert "resolved" not in judged.verdict.sentence
+    assert judge(settings, counted).verdict.sentence == judged.verdict.sentence
+
+
+def test_equal_differences_have_no_interval():
+    """But for rounding: 7 of 10 rows less 6 of 10 is not 4 of 10 less 3 of 10 to the last bit."""
+    found = paired([0.7 - 0.6, 0.4 - 0.3, 0.3 - 0.2])
+
+    assert len({0.7 - 0.6, 0.4 - 0.3, 0.3 - 0.2}) > 1
+    assert found.spread == 0
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert found.p == 0
 
 
 def test_the_larger_lever_is_named():
-    """The rate: the worse neighbour of uniform's best. The ranks: the widest pair of arms."""
+    """The rate: the farther neighbour of uniform's best. The ranks: the widest pair of arms."""
     settings = make_settings()
     surface = bowl({"uniform": 2e-3, "random": 2e-3, "fim": 2e-3})
 
@@ -351,6 +416,34 @@ def test_the_larger_lever_is_named():
     assert "the learning rate" in rate.levers.sentence
     assert ranks.levers.ranks == pytest.approx(0.3)
     assert "the choice of ranks" in ranks.levers.sentence
+
+
+@pytest.mark.parametrize(
+    ("losses_by_rate", "best", "distance"),
+    [
+        ({2e-3: 2.5679, 4e-3: 2.5637, 8e-3: 2.9, 16e-3: 3.2}, 2e-3, 0.0042),
+        ({1e-3: 1.0201, 2e-3: 1.0195, 4e-3: 1.0, 8e-3: 1.3}, 2e-3, 0.0195),
+        ({1e-3: 1.06, 2e-3: 1.0195, 4e-3: 1.0, 8e-3: 1.3}, 2e-3, 0.0405),
+    ],
+    ids=["at the edge", "above is farther", "below is farther"],
+)
+def test_a_rate_moves_the_loss_where_a_neighbour_has_less_of_it(losses_by_rate, best, distance):
+    """The lowest rate within 2 % of the least loss is best; the rate above it may have less."""
+    rates = [rate for rate in losses_by_rate if rate != 2e-3 or best != min(losses_by_rate)]
+    settings = make_settings(learning_rates=tuple(rates))
+
+    judged = judge(
+        settings,
+        run_all(
+            settings, lambda s: losses_by_rate[s.learning_rate] + (s.arm == "fim") * 0.0002
+        ),
+    )
+
+    [uniform] = [arm for arm in judged.arms if arm.name == "uniform"]
+    assert uniform.best_rate == best
+    assert judged.levers.rate == pytest.approx(distance)
+    assert "larger lever was the learning rate" in judged.levers.sentence
+    assert f"has a loss that differs by up to {distance:.3g};" in judged.levers.sentence
 
 
 def test_a_neighbour_that_diverged_makes_the_rate_the_larger_lever():
@@ -387,6 +480,18 @@ def test_a_best_rate_at_the_edge_of_the_widened_grid_is_said():
 
     assert len(of_arms) == 1
     assert "best rate of fim, 0.016, is at the edge" in of_arms[0]
+
+
+def test_best_rates_at_the_edge_are_said_once_with_every_arm():
+    """Of all arms that are there, each with its rate, and of no other."""
+    best = {"uniform": 64e-3, "random": 2e-3, "fim": 64e-3, "spectral": 1e-4}
+    settings = make_settings(arms=tuple(best))
+
+    notes = judge(settings, run_all(settings, bowl(best))).verdict.notes
+
+    [said] = [note for note in notes if "edge of the grid" in note]
+    assert "rates of uniform (0.016), fim (0.016) and spectral (0.0005) are at the edge" in said
+    assert "random" not in said
 
 
 @pytest.mark.parametrize(("final_loss", "is_said"), [(1.45, True), (1.16, False)])

@@ -85,8 +85,9 @@ class Levers:
     """How much the learning rate moves the loss, and how much the ranks do.
 
     Attributes:
-        rate: What uniform loses at the worse neighbour of its best rate, in tuning; infinite
-            where it diverged there, ``None`` where nothing is known.
+        rate: How far uniform's loss at a neighbour of its best rate lies from that at the best
+            rate, at most, in tuning; infinite where it diverged there, ``None`` where nothing is
+            known.
         ranks: Largest difference between two arms, each at its best rate.
         sentence: The same in words.
     """

@@ -21,7 +21,8 @@ def find_notes(arms: Sequence[ArmSummary], n_tested: int | None) -> tuple[str, .
         "all arms."
     )
     seeds = "Intervals cover the spread between seeds only, not what other rows would change."
-    return (*_on_experts(arms), *(n for arm in arms for n in _notes_on(arm)), tested, seeds)
+    of_arms = (note for arm in arms for note in _notes_on(arm))
+    return (*_on_experts(arms), *of_arms, *_on_edges(arms), tested, seeds)
 
 
 def _on_experts(arms: Sequence[ArmSummary]) -> Iterable[str]:
@@ -30,6 +31,22 @@ def _on_experts(arms: Sequence[ArmSummary]) -> Iterable[str]:
             "Experts are selected: uniform trains all of them, random-experts as many random ones "
             "in each layer, and all other arms the selected ones, each with the same number of "
             "parameters. An expert of many that trains gets higher ranks for them."
+        )
+
+
+def _on_edges(arms: Sequence[ArmSummary]) -> Iterable[str]:
+    """One note for all arms whose best rate has no neighbour on a side."""
+    at_edge = [arm for arm in arms if arm.is_at_edge and arm.best_rate is not None]
+    if len(at_edge) == 1:
+        yield (
+            f"The best rate of {at_edge[0].name}, {at_edge[0].best_rate:g}, is at the edge of the "
+            "grid: a rate beyond it may be better."
+        )
+    elif at_edge:
+        *named, last = [f"{arm.name} ({arm.best_rate:g})" for arm in at_edge]
+        yield (
+            f"The best rates of {', '.join(named)} and {last} are at the edge of the grid: rates "
+            "beyond it may be better."
         )
 
 
@@ -48,11 +65,6 @@ def _notes_on(arm: ArmSummary) -> Iterable[str]:
         yield (
             f"{arm.name} diverged in {arm.n_diverged} of {arm.n_final} final runs; these are left "
             f"out of its figures, and {means}."
-        )
-    if arm.is_at_edge:
-        yield (
-            f"The best rate of {arm.name}, {arm.best_rate:g}, is at the edge of the grid: a rate "
-            "beyond it may be better."
         )
     if better := _lower_rate_that_may_be_better(arm):
         rate, loss = better

@@ -1,7 +1,8 @@
 """Differences between arms that ran with the same seeds, by Student's t.
 
 Symbols: d, the differences of a metric, one per seed; n, how many; the interval is
-``mean(d) +- t(n - 1) * sd(d) / sqrt(n)``.
+``mean(d) +- t(n - 1) * sd(d) / sqrt(n)``. Differences that are all equal have no interval: equal
+counts of right answers, from a few rows and seeds, say nothing of what other seeds would give.
 """
 
 import math
@@ -12,6 +13,8 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
+# Differences of shares of rows that are equal differ by this much at most.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,8 @@ class Paired:
 
     Attributes:
         mean: Of the differences.
-        spread: Their standard deviation.
-        low: Lower end of the 95 % interval.
+        spread: Their standard deviation; zero where they are equal but for rounding.
+        low: Lower end of the 95 % interval; not a number where the spread is zero.
         high: Its upper end.
         p: Probability of a mean at least as far from zero if there is no difference.
         n: Pairs.
@@ -34,9 +37,13 @@ class Paired:
     p: float
     n: int
 
+    def half_width(self, level: float) -> float:
+        """Half the interval of a level; not a number where the spread is zero."""
+        return _half_width(self.spread, self.n, level)
+
     def reach(self, level: float) -> float:
         """The largest difference, in either direction, that an interval of a level holds."""
-        return abs(self.mean) + _half_width(self.spread, self.n, level)
+        return abs(self.mean) + self.half_width(level)
 
 
 def paired(differences: Sequence[float]) -> Paired | None:
@@ -45,7 +52,8 @@ def paired(differences: Sequence[float]) -> Paired | None:
     if n < 2:
         return None
     d = np.asarray(differences, dtype=np.float64)
-    mean, spread = float(d.mean()), float(d.std(ddof=1))
+    mean = float(d.mean())
+    spread = float(d.std(ddof=1)) if np.ptp(d) > ROUNDING else 0.0
     half = _half_width(spread, n, LEVEL)
     return Paired(mean, spread, mean - half, mean + half, _p_value(mean, spread, n), n)
 
@@ -73,10 +81,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _half_width(spread: float, n: int, level: float) -> float:
+    if spread == 0:
+        return math.nan
     return float(stats.t.ppf((1 + level) / 2, n - 1)) * spread / math.sqrt(n)
 
 
 def _p_value(mean: float, spread: float, n: int) -> float:
     if spread == 0:  # no noise at all: the difference is what it is
-        return 1.0 if mean == 0 else 0.0
+        return 1.0 if abs(mean) <= ROUNDING else 0.0
     return float(2 * stats.t.sf(abs(mean) / (spread / math.sqrt(n)), n - 1))

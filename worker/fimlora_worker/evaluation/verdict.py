@@ -5,9 +5,11 @@ Holm's correction for the number of arms; among several the one with the lowest 
 is then held against random ranks. Where it is not lower than these at 5 %, and random ranks win
 over uniform, too, any uneven pattern does it; where random does not win, all that is said is that
 the two were not told apart. Where experts were selected, random experts are held against it alike.
-Without a winner the verdict says how large a difference could have been missed: the farthest that the intervals reach, simultaneous at 95 % by Bonferroni. An arm
-that diverged in a final run cannot win, and uniform that did is not recommended. Intervals in
-tables are each at 95 %.
+Without a winner the verdict says how large a difference could have been missed: the farthest that
+the intervals reach, simultaneous at 95 % by Bonferroni. Of accuracy it says so only where every
+interval is as wide as one held-out row at least: arms that answer alike have none, and counts are
+no finer. An arm that diverged in a final run cannot win, and uniform that did is not recommended.
+Intervals in tables are each at 95 %.
 """
 
 import math
@@ -30,6 +32,7 @@ from fimlora_worker.evaluation.settings import (
 from fimlora_worker.evaluation.summary import summarise
 
 ERROR_RATE = 1 - LEVEL
+ACCURACY = "accuracy"
 
 
 def judge(
@@ -40,7 +43,7 @@ def judge(
     Args:
         settings: Of the evaluation.
         results: One per run, in any order.
-        n_tested: Held-out rows, for the notes.
+        n_tested: Held-out rows, for the notes and for what accuracy can resolve.
 
     Raises:
         InvalidOption: Tuning runs are lacking, so that no arm's rate is known.
@@ -56,7 +59,7 @@ def judge(
     differences = find_differences(arms, runs)
     notes = find_notes(arms, n_tested)
     return Judgement(
-        verdict=_decide(arms, differences, runs, notes),
+        verdict=_decide(arms, differences, runs, notes, n_tested),
         arms=tuple(arms),
         differences=tuple(differences),
         levers=find_levers(arms),
@@ -71,6 +74,7 @@ def _decide(
     differences: Sequence[Difference],
     runs: Sequence[RunResult],
     notes: tuple[str, ...],
+    n_tested: int | None,
 ) -> Verdict:
     by_name = {arm.name: arm for arm in arms}
     to_uniform = [d for d in differences if d.reference == UNIFORM and d.metric == LOSS]
@@ -80,11 +84,11 @@ def _decide(
         if d.mean < 0 and d.p_holm <= ERROR_RATE and not by_name[d.arm].n_diverged
     ]
     if winners:
-        return _winner(winners, by_name[UNIFORM], differences, notes)
+        return _winner(winners, by_name[UNIFORM], differences, notes, n_tested)
     if _is_unstable(by_name[UNIFORM]):
         return _unstable_uniform(arms, to_uniform, notes)
     if to_uniform:
-        return _no_winner(arms, to_uniform, runs, notes)
+        return _no_winner(arms, to_uniform, runs, notes, n_tested)
     sentence = (
         "Undecided: fewer than two seeds with a loss for uniform and another arm. Use uniform."
     )
@@ -129,25 +133,54 @@ def _no_winner(
     to_uniform: Sequence[Difference],
     runs: Sequence[RunResult],
     notes: tuple[str, ...],
+    n_tested: int | None,
 ) -> Verdict:
-    loss = _reach(arms, runs, LOSS)
-    more = [
-        f"{_reach(arms, runs, metric) * 100:.1f} points of {name}"
-        for metric, name in (("accuracy", "accuracy"),)
-        if any(metric in arm.metrics for arm in arms)
-    ]
-    also = f" ({more[0]})" if more else ""
+    missed = _missed(arms, runs, n_tested, _seeds(to_uniform))
     worse = [d.arm for d in to_uniform if d.mean > 0 and d.p_holm <= ERROR_RATE]
     beaten = f" Worse than uniform: {', '.join(worse)}." if worse else ""
-    sentence = (
-        f"No arm is better than uniform; no difference larger than {loss:.3g} of loss{also} at "
-        f"95 % ({_seeds(to_uniform)}): use uniform.{beaten}"
-    )
+    sentence = f"No arm is better than uniform; {missed}: use uniform.{beaten}"
     return Verdict("no_difference", UNIFORM, sentence, notes)
 
 
-def _reach(arms: Sequence[ArmSummary], runs: Sequence[RunResult], metric: str) -> float:
-    """The largest difference to uniform that simultaneous intervals hold."""
+def _missed(
+    arms: Sequence[ArmSummary], runs: Sequence[RunResult], n_tested: int | None, seeds: str
+) -> str:
+    """How large a difference to uniform may have been missed, in words."""
+    loss = _reach(arms, runs, LOSS)
+    if loss is None:
+        return f"no difference changes with the seed, so that none can be bounded ({seeds})"
+    if not any(ACCURACY in arm.metrics for arm in arms):
+        return f"no difference larger than {loss:.3g} of loss at 95 % ({seeds})"
+    accuracy = _reach(arms, runs, ACCURACY, finest=_one_row(n_tested))
+    if accuracy is None:
+        said = f"no difference larger than {loss:.3g} of loss at 95 % ({seeds})"
+        return f"{said}; {_unresolved(n_tested)}"
+    points = f"{accuracy * 100:.1f} points of accuracy"
+    return f"no difference larger than {loss:.3g} of loss ({points}) at 95 % ({seeds})"
+
+
+def _one_row(n_tested: int | None) -> float:
+    """The least by which two shares of the held-out rows differ."""
+    return 1 / n_tested if n_tested else 0.0
+
+
+def _unresolved(n_tested: int | None) -> str:
+    if not n_tested:
+        return "accuracy was not resolved (arms answer alike)"
+    return (
+        f"accuracy was not resolved ({n_tested} rows: one row is "
+        f"{100 * _one_row(n_tested):.3g} points)"
+    )
+
+
+def _reach(
+    arms: Sequence[ArmSummary], runs: Sequence[RunResult], metric: str, *, finest: float = 0.0
+) -> float | None:
+    """The largest difference to uniform that simultaneous intervals hold.
+
+    ``None`` where all intervals lack, as nothing varies, or, of a metric that comes in steps, one
+    lacks or its half is finer than a step.
+    """
     values = values_of(arms, runs, metric)
     found = [
         paired(differences_by_seed(values[arm], values[UNIFORM]))
@@ -156,7 +189,12 @@ def _reach(arms: Sequence[ArmSummary], runs: Sequence[RunResult], metric: str) -
     ]
     known = [each for each in found if each]
     level = 1 - ERROR_RATE / max(1, len(known))
-    return max((each.reach(level) for each in known), default=math.nan)
+    varying = [each for each in known if each.spread]
+    if not varying or (metric != LOSS and len(varying) < len(known)):
+        return None
+    if any(each.half_width(level) < finest for each in varying):
+        return None
+    return max(each.reach(level) if each.spread else abs(each.mean) for each in known)
 
 
 def _winner(
@@ -164,9 +202,10 @@ def _winner(
     uniform: ArmSummary,
     differences: Sequence[Difference],
     notes: tuple[str, ...],
+    n_tested: int | None,
 ) -> Verdict:
     best = min(winners, key=lambda d: d.mean)
-    head = _head(best, uniform, differences)
+    head = _head(best, uniform, differences, n_tested)
     if best.arm == RANDOM:
         sentence = f"{head}, and its ranks are random: any uneven pattern does it."
         return Verdict("any_uneven", RANDOM, sentence, notes)
@@ -192,16 +231,31 @@ def _winner(
     return Verdict("better", best.arm, f"{head}; {against}: use {best.arm}.", notes)
 
 
-def _head(best: Difference, uniform: ArmSummary, differences: Sequence[Difference]) -> str:
-    accuracy = next((d for d in differences if _is(d, best.arm, UNIFORM, "accuracy")), None)
-    also = f", accuracy {_signed(accuracy, 100)} points" if accuracy else ""
+def _head(
+    best: Difference,
+    uniform: ArmSummary,
+    differences: Sequence[Difference],
+    n_tested: int | None,
+) -> str:
+    also = _accuracy_too(best, differences, n_tested)
     seeds = f"{best.n} seeds" + (
         " in which uniform did not diverge" if _is_unstable(uniform) else ""
     )
     return (
-        f"{best.arm} is better than uniform by {-best.mean:.3g} +- {_half(best):.2g} of loss on "
+        f"{best.arm} is better than uniform by {_with_half(f'{-best.mean:.3g}', best)} of loss on "
         f"this task ({seeds}, 95 %{also})"
     )
+
+
+def _accuracy_too(
+    best: Difference, differences: Sequence[Difference], n_tested: int | None
+) -> str:
+    found = next((d for d in differences if _is(d, best.arm, UNIFORM, ACCURACY)), None)
+    if found is None:
+        return ""
+    if _half(found) >= _one_row(n_tested):  # not if there is no interval
+        return f", accuracy {_signed(found, 100)} points"
+    return f"; {_unresolved(n_tested)}"
 
 
 def _against(
@@ -224,7 +278,12 @@ def _seeds(differences: Sequence[Difference]) -> str:
 
 
 def _signed(difference: Difference, factor: float = 1) -> str:
-    return f"{factor * difference.mean:+.3g} +- {factor * _half(difference):.2g}"
+    return _with_half(f"{factor * difference.mean:+.3g}", difference, factor)
+
+
+def _with_half(mean: str, difference: Difference, factor: float = 1) -> str:
+    half = factor * _half(difference)
+    return mean if math.isnan(half) else f"{mean} +- {half:.2g}"
 
 
 def _half(difference: Difference) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fimlora_contract.charts import MEDIA_TYPE, chart
 from fimlora_contract.charts.rows import Data, cell_rows, evaluation_rows, plan_rows
+from fimlora_contract.metrics import SHARES
 
 MOST_ROWS = 200
 SHOWN_DIGITS = 12  # of what pins a content, as pictures have it
@@ -50,14 +51,24 @@ def evaluation_bundle(found: Data) -> Bundle:
     verdict = found["verdict"]["sentence"]
     rows = [
         (
-            f"{d['arm']} \N{MINUS SIGN} {d['reference']}", d["metric"],
-            *(("" if d[end] is None else f"{d[end]:+.4f}") for end in ("mean", "low", "high")),
+            f"{d['arm']} \N{MINUS SIGN} {d['reference']}", *_difference(d),
         )
         for d in found["differences"]
     ]  # fmt: skip
     head = ("difference", "metric", "mean", "95 % from", "to")
     html = f"<p><b>{escape(verdict)}</b></p>" + table(head, rows)
     return bundle(html, verdict, "differences", evaluation_rows(found))
+
+
+def _difference(found: Data) -> tuple[str, ...]:
+    """Metric, mean and ends of the interval; shares of rows in points."""
+    is_share = found["metric"] in SHARES
+    told = []
+    for end in ("mean", "low", "high"):
+        value = found[end]
+        points = "" if value is None else f"{100 * value:+.1f}"
+        told.append(points if is_share or value is None else f"{value:+.4f}")
+    return (f"{found['metric']} (points)" if is_share else found["metric"], *told)
 
 
 def bundle(html: str, plain: str, name: str, rows: dict[str, list[dict[str, Any]]]) -> Bundle:

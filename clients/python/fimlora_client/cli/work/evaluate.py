@@ -116,7 +116,7 @@ Output = Annotated[
         "--output",
         "-o",
         panel=options.RUN,
-        help="Write report.html, runs.csv and evaluation.json into this folder.",
+        help="Write report.html, evaluation.json, runs.csv and curves.csv into this folder.",
     ),
 ]
 Timeout = Annotated[

@@ -7,11 +7,11 @@ from rich.text import Text
 
 from fimlora_client.cli.common.console import make_table, out
 from fimlora_contract.jobs import RunProgress
+from fimlora_contract.metrics import SHARES
 from fimlora_contract.verdicts import ArmSummary, Difference, EvaluationResult
 
 NONE = "\N{EN DASH}"
-# Of which one reads the share in percent.
-SHARES = ("accuracy", "macro_f1")
+CHOICE = "* trained with: the lowest one whose loss is within 2 % of the least"
 
 
 def show_findings(result: EvaluationResult) -> None:
@@ -20,6 +20,7 @@ def show_findings(result: EvaluationResult) -> None:
     console.print(arms_table(result.arms))
     console.print()
     console.print(rates_table(result.arms))
+    console.print(Text(CHOICE, "dim"))
     console.print()
     console.print(differences_table(result.differences))
     console.print()
@@ -70,7 +71,7 @@ def differences_table(differences: Sequence[Difference]) -> Table:
             f"{each.arm} - {each.reference}",
             f"{each.metric}{' (points)' if factor > 1 else ''}",
             _number(each.mean, factor, sign=True),
-            f"{_number(each.low, factor, sign=True)} to {_number(each.high, factor, sign=True)}",
+            _interval(each, factor),
             f"{each.n_better} of {each.n} seeds",
         )
     return table
@@ -96,6 +97,13 @@ def _spread(arm: ArmSummary, metric: str) -> str:
     factor = 100 if metric in SHARES else 1
     spread = "" if found.spread is None else f" ± {_number(found.spread, factor)}"
     return f"{_number(found.mean, factor)}{spread}"
+
+
+def _interval(difference: Difference, factor: float) -> str:
+    if difference.low is None or difference.high is None:
+        return NONE
+    ends = (_number(end, factor, sign=True) for end in (difference.low, difference.high))
+    return " to ".join(ends)
 
 
 def _number(value: float | None, factor: float = 1, *, sign: bool = False) -> str:
