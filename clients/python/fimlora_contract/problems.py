@@ -166,8 +166,8 @@ PROBLEMS: dict[str, ProblemType] = {
     "dataset_schema": ProblemType(
         422,
         "The dataset's rows cannot be used",
-        'Say which column is what, as "columns": {"text": "review", "label": "stars"} of the '
-        "dataset (fimlora: --column text=review), or correct the rows.",
+        'Say which column is what by "columns" of the dataset (fimlora: --column ROLE=NAME), or '
+        "correct the rows.",
     ),
     "dataset_empty": ProblemType(422, "The dataset has no rows", "Use a dataset with rows."),
     "unsafe_weights": ProblemType(
