@@ -169,7 +169,12 @@ PROBLEMS: dict[str, ProblemType] = {
         'Say which column is what by "columns" of the dataset (fimlora: --column ROLE=NAME), or '
         "correct the rows.",
     ),
-    "dataset_empty": ProblemType(422, "The dataset has no rows", "Use a dataset with rows."),
+    "dataset_empty": ProblemType(
+        422,
+        "The dataset has nothing to measure",
+        "Give rows with text, some of which differ in text and label; the detail says what is "
+        "missing.",
+    ),
     "unsafe_weights": ProblemType(
         422, "The model has no safetensors weights", "Convert the checkpoint to safetensors."
     ),

@@ -367,6 +367,22 @@ def check_row(
     return media
 
 
+def text_columns(fields: TextFields) -> list[str]:
+    """Names of the columns that a row's text is in; of chats, that of the messages."""
+    roles = ("messages", *TEXT_ROLES, "input")
+    return [repr(name) for role in roles if (name := getattr(fields, role)) is not None]
+
+
+def says_nothing(row: Mapping[str, Any], fields: TextFields) -> bool:
+    """Whether a row that was checked has blank text alone, and shows nothing beside it."""
+    if fields.messages or fields.images or fields.audio:
+        return False
+    texts = (
+        row.get(name) for role in (*TEXT_ROLES, "input") if (name := getattr(fields, role))
+    )
+    return all(text is None or (isinstance(text, str) and not text.strip()) for text in texts)
+
+
 def _check_no_conversation(row: Mapping[str, Any], fields: TextFields, where: str) -> None:
     """Text goes through no chat template, which alone would tell the model of these."""
     for role in OF_CONVERSATIONS:
