@@ -20,7 +20,12 @@ Made by `make docs` from the codes themselves.
 GROUPS: list[tuple[str, str, list[str]]] = [
     (
         "What was sent",
-        "Nothing was queued. The same request is refused again until it is changed.",
+        (
+            "Where the answer has this code, nothing was queued; the same request is refused again until it "
+            "is changed. A job can end with `budget_infeasible`, too: where only the loaded model tells which "
+            "modules are targets, the worker checks the budget, before it measures. `fimlora estimate` says "
+            "beforehand who checks it."
+        ),
         [
             "malformed_request", "validation_failed", "budget_infeasible", "payload_too_large",
             "unsupported_media_type", "not_acceptable", "method_not_allowed", "not_found",

@@ -6,7 +6,7 @@ Status, title and next step of a code are in the contract's table.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from fimlora_contract.problems import PROBLEMS
+from fimlora_contract.problems import PROBLEMS, step_for
 
 
 class ServiceError(Exception):
@@ -164,6 +164,17 @@ class UnsupportedMediaType(ServiceError):
 
 class ValidationFailed(ServiceError):
     code = "validation_failed"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+        next_step: str | None = None,
+    ) -> None:
+        step = next_step or step_for(errors)
+        super().__init__(detail, errors=errors, headers=headers, next_step=step)
 
 
 class UnsupportedArchitecture(ServiceError):

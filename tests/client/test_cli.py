@@ -570,8 +570,8 @@ def test_columns_that_are_not_found_say_how_to_name_them(run, tmp_path):
     )
 
     assert "--column text=review" in refused.stderr
-    assert "say which column is what, as in --column text=review" in refused.stderr
-    assert "there are text, text_pair, label" in refused.stderr
+    assert "say which column is what by --column ROLE=NAME" in refused.stderr
+    assert "the roles are text, text_pair, label" in refused.stderr
     assert named.exit_code == 0, named.output
 
 

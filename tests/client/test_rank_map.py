@@ -14,7 +14,7 @@ from fimlora_contract.signals import Signal
 
 def module(name, rank, *, layer=None, kind=None):
     return {
-        "name": name, "d_in": 4, "d_out": 4, "layer": layer, "kind": kind or name,
+        "name": name, "d_in": 64, "d_out": 64, "layer": layer, "kind": kind or name,
         "score": 1.0, "rank": rank, "alpha": 2 * rank, "parameters": 8 * rank,
     }  # fmt: skip
 
@@ -326,7 +326,18 @@ def test_modules_too_small_for_the_lowest_rank_are_said():
     small, large = module("layers.0.q", 3, layer=0), module("layers.0.v", 16, layer=0)
     small |= {"d_in": 3}
 
-    text = " ".join(shown(make([small, large | {"d_in": 16, "d_out": 16}])).split())
+    text = " ".join(shown(make([small, large])).split())
 
     assert "each 4 to 16; 1 of 2 modules at their full rank below" in text
     assert "full rank" not in shown(make(BLOCKS))
+
+
+def test_bounds_are_shown_as_far_as_modules_can_have_them():
+    """A budget beyond all of them has bounds by default that no module reaches."""
+    full = [module(f"layers.{i}.q", 3, layer=i) | {"d_in": 3} for i in range(2)]
+    rank_map = make(full)
+
+    assert "each 3 to 3; all modules at their full rank" in " ".join(shown(rank_map).split())
+    assert "2 modules, ranks 3 to 3," in rank_map._repr_mimebundle_()["text/plain"]
+    part = make([full[0], module("layers.1.q", 4, layer=1)])
+    assert part.bounds == (4, 16)

@@ -70,6 +70,11 @@ class TargetModule:
         return self.n_matrices * self.d_in * self.d_out
 
     @property
+    def full_rank(self) -> int:
+        """The highest rank that an update of it can have; ranks go no further."""
+        return min(self.d_in, self.d_out)
+
+    @property
     def n_trained(self) -> int:
         """Matrices whose A and B train."""
         return self.n_matrices if self.experts is None else len(self.experts)
@@ -248,6 +253,12 @@ class RankPlan:
         return self.limit - (spent.ranks if self.budget.unit == "rank" else spent.parameters)
 
     @property
+    def bounds(self) -> tuple[int, int]:
+        """The lowest and the highest rank as far as some module can have them, to be shown."""
+        highest = min(self.r_max, max((m.full_rank for m in self.modules), default=self.r_max))
+        return min(self.r_min, highest), highest
+
+    @property
     def saved(self) -> Mapping[str, int]:
         """Parameters, by name, of modules that train whole besides; no budget counts them."""
         return dict(self.provenance.get(MODULES_TO_SAVE) or {})
@@ -321,9 +332,9 @@ class RankPlan:
     def _repr_html_(self) -> str:
         """Show the plan in a notebook: what it spends, what it is worth, and its ranks."""
         sentence = escape(str((self.signal or {}).get("sentence", "")))
-        spent = self.spent
+        spent, (lowest, highest) = self.spent, self.bounds
         said = (
-            f"{len(self.modules):,} modules, ranks {self.r_min} to {self.r_max}, "
+            f"{len(self.modules):,} modules, ranks {lowest} to {highest}, "
             f"{spent.ranks:,} ranks, {spent.parameters:,} trainable parameters"
         )
         table = plan_table(self.modules, self.ranks)

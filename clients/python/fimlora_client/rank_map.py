@@ -356,15 +356,20 @@ def _asked(rank_map: RankMap) -> str:
             amount = f"{value:.3%} of the base model"
         case _:
             amount = f"{value:,.0f} {unit}"
-    return f"{amount}, each {rank_map.r_min} to {rank_map.r_max}{_full(rank_map)}"
+    lowest, highest = rank_map.bounds
+    return f"{amount}, each {lowest} to {highest}{_full(rank_map, lowest)}"
 
 
-def _full(rank_map: RankMap) -> str:
+def _full(rank_map: RankMap, lowest: int) -> str:
     """How many modules are too small for the lowest rank, and have all that they can have."""
-    below = [each for each in rank_map.modules if each.rank and each.rank < rank_map.r_min]
-    full = sum(each.rank == min(each.d_in, each.d_out) for each in below)
+    full = [each for each in rank_map.modules if each.rank == min(each.d_in, each.d_out)]
+    if len(full) == len(rank_map.modules):
+        return "; all modules at their full rank"
+    below = sum(each.rank < lowest for each in full)
     return (
-        f"; {full} of {len(rank_map.modules)} modules at their full rank below" if full else ""
+        f"; {below} of {len(rank_map.modules)} modules at their full rank below"
+        if below
+        else ""
     )
 
 

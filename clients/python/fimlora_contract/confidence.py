@@ -45,8 +45,8 @@ class PlanWarning(AnswerModel):
 
     code: str = Field(
         description="few_examples, one_class, missing_classes, head_saw_measured, seed_sensitive, "
-        "nearly_uniform, at_bounds, unresolved, confidence_unknown, not_stable or tied_weight; of initial weights "
-        "base_changes, starts_moved, does_not_train or experts_selected, which come first; there "
-        "may be others."
+        "more_than_whole, nearly_uniform, at_bounds, unresolved, confidence_unknown, not_stable or "
+        "tied_weight; of initial weights base_changes, starts_moved, does_not_train or "
+        "experts_selected, which come first; there may be others."
     )
     message: str

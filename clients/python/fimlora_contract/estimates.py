@@ -34,9 +34,15 @@ class ModelEstimate(AnswerModel):
         description="Of the checkpoint's tensors in the dtype of the run."
     )
     target_modules: int | None = Field(
-        None, description="Null when only the loaded model can tell, as for the default."
+        None,
+        description="Null when only the loaded model can tell, as for some defaults.",
     )
-    budget: BudgetInterval | None = Field(None, description="Null without target_modules.")
+    budget: BudgetInterval | None = Field(
+        None, description="Null when the worker checks the budget; note says why."
+    )
+    note: str | None = Field(
+        None, description="Why no interval of the budget is known.", exclude_if=is_unknown
+    )
     saved_parameters: int | None = Field(
         None,
         description="Of modules_to_save, which train whole beside the budget; null without them, or "

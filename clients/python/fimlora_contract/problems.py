@@ -4,6 +4,7 @@ A problem document (RFC 9457) has ``type`` = ``/problems/<code>``. The client ra
 exception per code, so this table is the single place where codes are made.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,10 +167,15 @@ PROBLEMS: dict[str, ProblemType] = {
     "dataset_schema": ProblemType(
         422,
         "The dataset's rows cannot be used",
-        'Say which column is what, as "columns": {"text": "review", "label": "stars"} of the '
-        "dataset (fimlora: --column text=review), or correct the rows.",
+        'Say which column is what by "columns" of the dataset (fimlora: --column ROLE=NAME), or '
+        "correct the rows.",
     ),
-    "dataset_empty": ProblemType(422, "The dataset has no rows", "Use a dataset with rows."),
+    "dataset_empty": ProblemType(
+        422,
+        "The dataset has nothing to measure",
+        "Give rows with text, some of which differ in text and label; the detail says what is "
+        "missing.",
+    ),
     "unsafe_weights": ProblemType(
         422, "The model has no safetensors weights", "Convert the checkpoint to safetensors."
     ),
@@ -230,3 +236,30 @@ PROBLEMS: dict[str, ProblemType] = {
         422, "The calibration gave no finite numbers", "Use dtype float32, or check the data."
     ),
 }
+
+# What a field of a request takes, where it is wrong as a whole.
+FORMS_OF_FIELDS = {
+    "body.base_model": 'Give base_model as "namespace/name" of the Hub or a registered name; '
+    "GET /models lists these.",
+    "body.dataset": 'Give dataset as "namespace/name" of the Hub, a registered name, an upload\'s '
+    'id ("ds_...") or {"source": "inline", "rows": [...]}; GET /datasets lists what is here.',
+    "body.budget": 'Give budget as a mean rank, such as 8, or as one of {"parameters": N}, '
+    '{"fraction": F} and {"bytes": N}.',
+}
+
+
+def step_for(errors: Sequence[Mapping[str, Any]]) -> str | None:
+    """The next step of a request whose fields are wrong, by the first of them.
+
+    Args:
+        errors: What is wrong, by ``field``.
+
+    Returns:
+        The step; ``None`` if no field is named.
+    """
+    fields = list(dict.fromkeys(str(e["field"]) for e in errors if e.get("field")))
+    if not fields:
+        return None
+    others = f" Then correct the other {len(fields) - 1} that errors name." * (len(fields) > 1)
+    known = FORMS_OF_FIELDS.get(fields[0])
+    return (known or f"Correct {fields[0]} as errors say.") + others

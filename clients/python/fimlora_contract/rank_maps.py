@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from fimlora_contract.base import AnswerModel, is_unknown
-from fimlora_contract.charts.notebook import plan_bundle
+from fimlora_contract.charts.notebook import plan_bundle, shown_bounds
 from fimlora_contract.confidence import Confidence, PlanWarning
 from fimlora_contract.signals import Signal
 
@@ -149,6 +149,11 @@ class RankMap(AnswerModel):
         default=[], description="What to mind before training by the plan."
     )
     modules: list[RankMapModule]
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The lowest and the highest rank as far as some module can have them, to be shown."""
+        return shown_bounds(self.model_dump(include={"r_min", "r_max", "modules"}))
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """What a notebook shows."""

@@ -107,6 +107,14 @@ class LocalDataset(RequestModel):
 
 MODEL_SOURCES = ("hub", "local")
 DATASET_SOURCES = ("hub", "upload", "inline", "local")
+# What an object without a source is, by a field that one alone has; and what each looks like.
+SOURCE_OF = {"rows": "inline", "id": "hub", "revision": "hub", "split": "hub", "name": "local"}
+SHAPES = {
+    "inline": ("rows", '[{"text": "..."}, ...]'),
+    "hub": ("id", '"namespace/name"'),
+    "upload": ("id", '"ds_..."'),
+    "local": ("name", '"a-registered-name"'),
+}
 
 
 def _split_hub(text: str) -> dict[str, Any]:
@@ -158,12 +166,24 @@ def _check_source(value: Any, sources: tuple[str, ...], *, short: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(
             f"must be text ({short}) or an object whose {wanted}; it is {json_kind(value)}"
+            f"{_shape(['rows'] if isinstance(value, list) else [], sources)}"
         )
     if "source" not in value:
-        raise ValueError(f"has no source; {wanted}")
+        raise ValueError(f"has no source; {wanted}{_shape(value, sources)}")
     if value["source"] not in sources:
-        raise ValueError(wanted)
+        raise ValueError(f"{wanted}{_shape(value, sources)}")
     return value
+
+
+def _shape(value: Any, sources: tuple[str, ...]) -> str:
+    """The form that was meant, by the fields that were given; nothing where none tells."""
+    is_upload = isinstance(value, dict) and str(value.get("id", "")).startswith("ds_")
+    meant = next((source for field, source in SOURCE_OF.items() if field in value), None)
+    meant = "upload" if meant == "hub" and is_upload else meant
+    if meant not in sources:
+        return ""
+    field, example = SHAPES[meant]
+    return f'; give {{"source": "{meant}", "{field}": {example}}}'
 
 
 ModelReference = Annotated[HubModel | LocalModel, Field(discriminator="source")]

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from fimlora_jobs.datasets.columns import TaskName, TextFields, check_row
+from fimlora_jobs.datasets.columns import (
+    ColumnError,
+    TaskName,
+    TextFields,
+    check_row,
+    says_nothing,
+    text_columns,
+)
 from fimlora_jobs.datasets.files import ROWS_SURVEYED, check_names, note_columns, read_files
 from fimlora_jobs.datasets.labels import LabelSurvey
 from fimlora_jobs.datasets.media import Kind
@@ -89,17 +96,23 @@ def check_rows(
         What was seen.
 
     Raises:
-        ColumnError: Names the row and the column.
+        ColumnError: Names the row and the column, or no row has any text.
         RowError: Names the row that cannot be read.
     """
     labels = LabelSurvey(fields.label, classes, task) if fields.label else None
-    count, media = 0, set[Kind]()
+    count, media, is_blank = 0, set[Kind](), True
     for where, row in islice(rows, most):
         count += 1
         media |= {kind for kind, _ in check_row(row, fields, where=where, beside=beside)}
+        is_blank = is_blank and says_nothing(row, fields)
         if labels:
             labels.see(row[labels.column], where=where)
     is_all = most is None or count < most
+    if count and is_all and is_blank:
+        raise ColumnError(
+            f"all {count} rows are blank: nothing but spaces in {' and '.join(text_columns(fields))}; "
+            "give rows with text, or say which column holds it"
+        )
     if labels and count:
         labels.close(is_all=is_all)
     return Checked(count if is_all else None, tuple(sorted(media)))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fimlora_contract.near_names import did_you_mean
+from fimlora_contract.near_names import did_you_mean, nearest
 from fimlora_contract.references import Columns
 from fimlora_jobs.datasets.conversations import (
     Conversation,
@@ -248,16 +248,27 @@ def _by_convention(
             return TextFields(text=text, label=label)
     if unlabelled and task == "auto" and "label" not in given:
         return unlabelled  # preferences: the label says whether the completion is wanted
-    raise ColumnError(
-        f"no text column among {listed(names)}; expected one of {list(TEXTS)}, a pair such as "
-        "premise/hypothesis, prompt/completion, instruction/output, messages or conversations; "
-        f"or say which column is what: {_example(names)}"
+    expected = (
+        f"expected one of {list(TEXTS)}, a pair such as premise/hypothesis, prompt/completion, "
+        "instruction/output, messages or conversations"
     )
+    if not names:
+        raise ColumnError(f"the rows have no columns; {expected}")
+    name = _likely_text(names, {label, *given.values()})
+    hint = "" if name is None else f"; or say which column is what: {_example(name)}"
+    raise ColumnError(f"no text column among {listed(names)}; {expected}{hint}")
 
 
-def _example(names: Sequence[str]) -> str:
+def _likely_text(names: Sequence[str], taken: Set[str | None]) -> str | None:
+    """The column that may hold the text: one named like it, else the first that is no label."""
+    free = [name for name in names if name not in taken and name.lower() not in LABELS]
+    near = (nearest(text, free) for text in TEXTS)
+    return next((name for name in near if name), min(free, default=None))
+
+
+def _example(name: str) -> str:
     """How a column is named, in both spellings."""
-    name = min(names, default="review")[:MAX_SHOWN]
+    name = name[:MAX_SHOWN]
     return f'--column text={name}, or "columns": {{"text": "{name}"}} of the dataset in a body'
 
 
@@ -354,6 +365,22 @@ def check_row(
         except MediaError as error:
             raise ColumnError(f"{where}, {kind} {number} of it, {error}") from error
     return media
+
+
+def text_columns(fields: TextFields) -> list[str]:
+    """Names of the columns that a row's text is in; of chats, that of the messages."""
+    roles = ("messages", *TEXT_ROLES, "input")
+    return [repr(name) for role in roles if (name := getattr(fields, role)) is not None]
+
+
+def says_nothing(row: Mapping[str, Any], fields: TextFields) -> bool:
+    """Whether a row that was checked has blank text alone, and shows nothing beside it."""
+    if fields.messages or fields.images or fields.audio:
+        return False
+    texts = (
+        row.get(name) for role in (*TEXT_ROLES, "input") if (name := getattr(fields, role))
+    )
+    return all(text is None or (isinstance(text, str) and not text.strip()) for text in texts)
 
 
 def _check_no_conversation(row: Mapping[str, Any], fields: TextFields, where: str) -> None:

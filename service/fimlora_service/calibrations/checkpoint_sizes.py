@@ -15,6 +15,7 @@ from fimlora.whole_names import inside_saved
 from fimlora_contract.estimates import BudgetInterval
 from fimlora_contract.methods import BY_LAYERS
 from fimlora_contract.requests import CalibrationRequest
+from fimlora_service.resolve.default_targets import entries_of
 from fimlora_service.resolve.endings import Endings
 from fimlora_service.resolve.model_files import Shapes
 from fimlora_service.resolve.target_checks import has_experts, is_inner, match_entries
@@ -86,10 +87,13 @@ def find_target_shapes(
 ) -> dict[str, Matrix] | None:
     """Shapes of the target modules by name; ``None`` where only the loaded model can tell.
 
-    That is so for the default of an architecture, an expression, fused experts,
+    That is so for the default of most architectures, an expression, fused experts,
     and a head that is not part of the checkpoint.
     """
-    targets, excluded = request.target_modules, request.exclude_modules
+    targets, excluded = (
+        entries_of(request, shapes=shapes, config=config),
+        request.exclude_modules,
+    )
     if targets is None or has_experts(config):
         return None
     if isinstance(excluded, str) or (isinstance(targets, str) and targets != "all-linear"):

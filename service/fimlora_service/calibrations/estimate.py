@@ -42,6 +42,16 @@ from fimlora_service.resolve.model_files import ResolvedModel
 from fimlora_service.resolve.resolver import Resolved
 from fimlora_service.resolve.saved_checks import saved_parameters
 
+# Why no interval of the budget is known before a worker has the model.
+BY_MODEL = (
+    "the loaded model alone tells which of its modules are targets: the worker checks the budget "
+    "before it measures, and the job fails with budget_infeasible if no plan meets it"
+)
+BY_RULES = (
+    "ties, rules per type and layers are weighed when ranks are shared: the worker checks the "
+    "budget before it measures, and the job fails with budget_infeasible if no plan meets it"
+)
+
 
 def make_estimate(request: CalibrationRequest, submission: Submission) -> Estimate:
     """Resolve a request and sum up what is known.
@@ -159,11 +169,13 @@ def model_estimate(
     shapes, config = model.shapes, model.config
     targets = find_target_shapes(request, shapes=shapes, config=config)
     size = checkpoint.parameters
+    interval = budget_interval(request, targets, parameters=size) if targets else None
     return ModelEstimate(
         parameters=size,
         weight_bytes=demand.weights,
         target_modules=len(targets) if targets else None,
-        budget=(budget_interval(request, targets, parameters=size) if targets else None),
+        budget=interval,
+        note=None if interval else (BY_RULES if targets else BY_MODEL),
         saved_parameters=saved_parameters(request, shapes=shapes, config=config),
     )
 

@@ -205,7 +205,7 @@ def _settings(rank_map: RankMap, job: Job) -> Table:
     said: dict[str, Any] = {
         "method": rank_map.method,
         "rule": rank_map.rule,
-        "lowest and highest rank": f"{rank_map.r_min} to {rank_map.r_max}",
+        "lowest and highest rank": "{} to {}".format(*rank_map.bounds),
         "scaling": rank_map.scaling,
         "alpha / rank": rank_map.scale,
         **{name: facts[name] for name in names if name in facts},

@@ -14,6 +14,7 @@ from typing import Any
 from fimlora_contract.budgets import Budget
 from fimlora_contract.requests import CalibrationRequest
 from fimlora_service.errors import BudgetInfeasible, ValidationFailed
+from fimlora_service.resolve.default_targets import entries_of
 from fimlora_service.resolve.endings import Endings
 from fimlora_service.resolve.initial_checks import check_initial
 from fimlora_service.resolve.model_files import Shapes
@@ -47,10 +48,9 @@ def check_targets(
         name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2
     }
     check_experts(request, config)
-    entries = request.target_modules
-    is_named = isinstance(entries, list) and not has_experts(config)
+    entries = entries_of(request, shapes=shapes, config=config)
     matched = None
-    if is_named and entries:
+    if entries and not isinstance(entries, str) and not has_experts(config):
         matched = match_entries(entries, matrices, config=config)
     if request.exclude_modules is not None or request.modules_to_save is not None:
         matched = None  # what is left of them is for the worker to see

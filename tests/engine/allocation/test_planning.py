@@ -58,10 +58,49 @@ def test_one_given_bound_moves_the_default_of_the_other_out_of_its_way():
     """A floor above twice the mean, or a ceiling below half of it, is the caller's word."""
     modules = llama_like()
 
-    with pytest.raises(InfeasibleBudget, match=r"with r_min=9, default r_max=9.*\[108, 108\]"):
+    with pytest.raises(InfeasibleBudget, match=r"with r_min=9 is .*\[108, 576\]"):
         allocate(Scores(modules, scores_of(modules)), 4, r_min=9)
-    with pytest.raises(InfeasibleBudget, match=r"default r_min=3, r_max=3.*\[36, 36\]"):
+    with pytest.raises(InfeasibleBudget, match=r"with r_max=3 is .*\[12, 36\]"):
         allocate(Scores(modules, scores_of(modules)), 8, r_max=3)
+
+
+@pytest.mark.parametrize("rule", ["proportional", "uniform", "layers"])
+@pytest.mark.parametrize("value", [1, COST // 2, COST - 1])
+def test_the_interval_of_a_refused_budget_is_that_of_all_budgets(rule, value):
+    """Default bounds follow from the budget: those of the refused one limit no other."""
+    scores = Scores(llama_like(), scores_of(llama_like()), rule=rule)
+    options = {"n_layers": 4} if rule == "layers" else {}
+    full = sum(m.cost * m.full_rank for m in llama_like())
+
+    with pytest.raises(InfeasibleBudget, match=f"parameters from {COST} to {full}$") as caught:
+        allocate(scores, Budget("parameters", value), **options)
+
+    assert caught.value.interval == (COST, full)
+    assert "r_max" not in str(caught.value)
+    for end in caught.value.interval:
+        assert allocate(scores, Budget("parameters", end), **options).spent.parameters == end
+
+
+@pytest.mark.parametrize(
+    ("options", "interval"),
+    [
+        ({"max_lora_rank": 16}, "rank from 1 to 16"),
+        ({"rank_menu": [2, 4, 8]}, "rank from 2 to 8"),
+        ({"multiple_of": 8}, "rank from 8 to 48"),
+        ({"r_min": 4}, "rank from 4 to 48"),
+        ({"r_max": 9}, "rank from 1 to 9"),
+    ],
+    ids=str,
+)
+def test_the_interval_keeps_to_what_was_given(options, interval):
+    """A server's highest rank, a menu, multiples and a bound; each end has a plan."""
+    scores = Scores(llama_like(), scores_of(llama_like()))
+    with pytest.raises(InfeasibleBudget, match=f"{interval}$"):
+        allocate(scores, 100, **options)
+
+    for end in (int(word) for word in interval.split() if word.isdigit()):
+        plan = allocate(scores, end, **options)
+        assert sum(plan.ranks.values()) == end * len(plan.modules)
 
 
 @pytest.mark.parametrize("least", [True, False])

@@ -6,7 +6,7 @@ import pytest
 
 from fimlora import allocate
 from fimlora.confidence.warnings import warnings_of
-from fimlora.plan import Budget, RankPlan
+from fimlora.plan import Budget, RankPlan, TargetModule
 from fimlora.scores import Scores
 from support.allocation import COST, llama_like, scores_of
 
@@ -211,3 +211,56 @@ def test_a_weight_of_two_names():
     assert f"{name} is one weight with wte, head: " in messages(of_three)["tied_weight"]
     assert "update to all of them" in messages(of_three)["tied_weight"]
     assert messages(replace(plan, ranks={**plan.ranks, name: 0})) == {}
+
+
+SQUARE = tuple(TargetModule(f"layers.{i}.proj", 24, 24) for i in range(4))
+WIDE = tuple(TargetModule(f"layers.{i}.up", 4096, 4096) for i in range(4))
+
+
+def test_more_lora_than_weights():
+    """Far beyond full rank all ranks are alike, which is no finding about the scores."""
+    scores = Scores(SQUARE, scores_of(SQUARE), provenance=ENOUGH)
+    plan = replace(allocate(scores, Budget("parameters", 10**6)), confidence=SURE)
+    found = messages(plan)
+
+    assert set(plan.ranks.values()) == {24}
+    assert list(found) == ["more_than_whole"]
+    assert f"4 of 4 modules have {4 * 24 * 48:,} LoRA" in found["more_than_whole"]
+    assert f"the {4 * 24 * 24:,} of training them whole" in found["more_than_whole"]
+    assert "4 of them are at their full rank" in found["more_than_whole"]
+    assert plan.bounds == (24, 24)
+    assert plan.r_min > 24
+
+
+def test_the_rank_from_which_lora_is_larger():
+    """Half of full rank, of a square matrix; there both are equal, and uniform is a finding."""
+    even = Scores(SQUARE, dict.fromkeys((m.name for m in SQUARE), 1.0), provenance=ENOUGH)
+    at, above = (
+        replace(allocate(even, rank, r_min=1, r_max=24), confidence=SURE) for rank in (12, 13)
+    )
+
+    assert list(messages(at)) == ["nearly_uniform"]
+    assert list(messages(above)) == ["more_than_whole", "nearly_uniform"]
+    assert "at their full rank" not in messages(above)["more_than_whole"]
+
+
+def test_a_small_map_among_large_ones_is_no_matter():
+    """A gate at full rank spends next to nothing; uniform is said of the ranks that are free."""
+    gate = TargetModule("layers.0.gate", 4096, 4)
+    modules = (*WIDE, gate)
+    scores = Scores(modules, dict.fromkeys((m.name for m in modules), 1.0), provenance=ENOUGH)
+    plan = replace(allocate(scores, 8, r_min=1, r_max=64), confidence=SURE)
+
+    assert plan.ranks[gate.name] == 4
+    assert "more_than_whole" not in messages(plan)
+    assert plan.bounds == (1, 64)
+
+
+def test_full_rank_is_no_bound_that_could_be_raised():
+    """A ceiling at full rank hides nothing."""
+    plan = plan_of(r_min=1, r_max=64)
+    full = {m.name: m.full_rank for m in MODULES}
+
+    assert "at_bounds" not in messages(replace(plan, ranks=full))
+    low = replace(plan, ranks=full, r_max=16)
+    assert "4 at r_max" not in messages(low).get("at_bounds", "")

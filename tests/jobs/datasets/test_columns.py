@@ -150,3 +150,34 @@ def test_what_is_shown_beside_a_usual_label_is_refused_with_the_way_to_read_it(r
 def test_columns_that_public_datasets_have_beside_each_other_need_no_naming(names, wanted):
     """More than one way to begin a row is refused only where a request names both."""
     assert find_fields(names, columns=Columns()) == TextFields(**wanted)
+
+
+@pytest.mark.parametrize(
+    ("names", "example"),
+    [
+        (["txt", "label"], "txt"),
+        (["label", "aspect", "Sentences"], "Sentences"),
+        (["review", "Labels"], "review"),
+        (["contents", "a"], "contents"),
+        (["b", "a"], "a"),
+    ],
+)
+def test_the_example_of_a_missing_text_is_a_column_that_may_hold_it(names, example):
+    """Of a near name, and never the label."""
+    with pytest.raises(ColumnError, match=f"--column text={example}, ") as caught:
+        find_fields(names, columns=Columns(), task="auto")
+
+    assert str(caught.value).count("--column") == 1
+
+
+def test_no_example_where_no_column_is_free():
+    """Labels alone, one by its own name; rows without columns are said to have none."""
+    with pytest.raises(ColumnError) as alone:
+        find_fields(["label"], columns=Columns(), task="auto")
+    with pytest.raises(ColumnError) as named:
+        find_fields(["stars"], columns=Columns(label="stars"), task="auto")
+    with pytest.raises(ColumnError, match="the rows have no columns; expected one of") as bare:
+        find_fields([], columns=Columns(), task="auto")
+
+    assert not any("--column" in str(found.value) for found in (alone, named, bare))
+    assert "among" not in str(bare.value)

@@ -166,6 +166,8 @@ def test_the_budget_interval_is_in_the_unit_of_the_request(
         ("all-linear", {}, 6),
         (["layer.0.output.dense"], {}, 1),
         (None, {}, None),
+        (None, {"model_type": "bert"}, 4),
+        (None, {"model_type": "t5"}, None),
         (["classifier"], {}, None),
         (TARGETS, {"num_experts": 4}, None),
     ],
@@ -190,6 +192,21 @@ def test_targets_are_counted_where_the_files_tell(
 
     assert model["target_modules"] == n_targets
     assert (model["budget"] is None) is (n_targets is None)
+    assert ("worker checks the budget" in model.get("note", "")) is (n_targets is None)
+
+
+@pytest.mark.parametrize("route", ["/estimate", "/calibrate"])
+def test_a_budget_below_the_default_targets_is_refused_at_once(http, body, data_dir, route):
+    """Four modules of 16 x 16 cost 128 at rank 1; exactly that is met."""
+    make_model(data_dir / "models" / "default", config=CONFIG | {"model_type": "bert"})
+    request = body | {"base_model": "local:default", "target_modules": None}
+
+    refused = http.post(route, json=request | {"budget": {"parameters": 127}})
+    met = http.post(route, json=request | {"budget": {"parameters": 128}})
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "budget_infeasible")
+    assert "the lowest ranks of the modules need 128" in refused.json()["detail"]
+    assert met.is_success
 
 
 def test_memory_is_compared_with_every_worker(http, body, data_dir, store):

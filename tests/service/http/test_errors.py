@@ -325,3 +325,21 @@ def test_no_address_is_answered_with_a_fault(fuzzed, path, first, second, header
     answer = fuzzed.get(url, headers=headers)
 
     assert answer.status_code < 500
+
+
+@pytest.mark.parametrize("route", ["/estimate", "/calibrate"])
+def test_inline_rows_without_any_text_are_refused(http, body, route):
+    """Before anything is queued; and rows without columns have a sentence of their own."""
+
+    def answered(*rows):
+        dataset = {"source": "inline", "rows": list(rows)}
+        return http.post(route, json=body | {"dataset": dataset})
+
+    blank = answered({"text": "", "label": 0}, {"text": "  ", "label": 1})
+    bare = answered({})
+
+    assert (blank.status_code, blank.json()["code"]) == (422, "dataset_schema")
+    assert "all 2 rows are blank" in blank.json()["detail"]
+    assert bare.status_code == 422
+    assert "the rows have no columns" in bare.json()["detail"]
+    assert answered({"text": "", "label": 0}, {"text": "so", "label": 1}).is_success

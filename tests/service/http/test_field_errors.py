@@ -151,3 +151,61 @@ def test_probes_may_carry_any_query(http):
     """Monitoring appends what it likes to defeat caches."""
     for path in ("/healthz?t=1", "/readyz?t=1", "/version?t=1"):
         assert http.get(path).status_code in {200, 503}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shape"),
+    [
+        ([{"text": "s3cret"}], '{"source": "inline", "rows": [{"text": "..."}, ...]}'),
+        ([], '{"source": "inline", "rows": [{"text": "..."}, ...]}'),
+        ({"rows": [{}]}, '{"source": "inline", "rows": [{"text": "..."}, ...]}'),
+        ({"id": "s3/cret", "columns": {"text": "a"}}, '{"source": "hub", "id": "namespace/name"}'),
+        ({"id": "ds_s3cret"}, '{"source": "upload", "id": "ds_..."}'),
+        ({"name": "s3cret"}, '{"source": "local", "name": "a-registered-name"}'),
+        ({"source": "s3cret", "rows": []}, '{"source": "inline", '),
+        ({}, None),
+        ({"columns": {}}, None),
+        (3, None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_shape_of_a_dataset_is_named_by_what_was_given(http, body, dataset, shape):
+    """One of them, and no value that was sent; each shape is one that is taken."""
+    problem = http.post("/calibrate", json=body | {"dataset": dataset}).json()
+
+    assert "source must be one of ['hub', " in problem["detail"]
+    assert problem["detail"].count("; give {") == (shape is not None)
+    assert (shape or "") in problem["detail"]
+    assert "s3" not in json.dumps(problem)
+    assert problem["next_step"].startswith("Give dataset as ")
+
+
+def test_the_shape_of_a_model_is_named_too(http, body):
+    """But no shape that a model cannot have."""
+    by_id, by_rows = (
+        http.post("/calibrate", json=body | {"base_model": model}).json()["detail"]
+        for model in ({"id": "a/b"}, {"rows": []})
+    )
+
+    assert 'give {"source": "hub", "id": "namespace/name"}' in by_id
+    assert "give {" not in by_rows
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        ({"budget": "many"}, "Give budget as a mean rank"),
+        ({"base_model": 5}, "Give base_model as "),
+        ({"allocation": {"r_min": "s3cret"}}, "Correct body.allocation.r_min as errors say."),
+        ({"calibration": 3, "allocation": 3}, " Then correct the other 1 that errors name."),
+        ({"target_modules": ["nowhere"]}, "Correct body.target_modules[0] as errors say."),
+    ],
+    ids=str,
+)
+def test_the_next_step_is_that_of_the_first_field(http, body, change, step):
+    """Of the validator and of what is looked up alike."""
+    problem = http.post("/calibrate", json=body | change).json()
+
+    assert problem["code"] == "validation_failed"
+    assert step in problem["next_step"]
+    assert "s3cret" not in json.dumps(problem)

@@ -132,7 +132,7 @@ class TestAllocate:
         [
             ({"groups": [["nowhere"]]}, 422, "'nowhere' names no target module"),
             ({"per_type": {"v_proj": {"share": 0.9}}}, 422, "a share of 0.9 is 86 of 96 ranks"),
-            ({"rank_menu": [17, 20]}, 422, "as a budget: rank from 17 to 17"),
+            ({"rank_menu": [17, 20]}, 422, "as a budget: rank from 17 to 20"),
         ],
         ids=str,
     )

@@ -50,6 +50,13 @@ export function planOf(rankMap: RankMap, name: string): Spending {
   };
 }
 
+/** The lowest and the highest rank that the bounds allow, as far as some module can have them. */
+export function boundsOf({ r_min, r_max, modules }: RankMap): [number, number] {
+  const full = Math.max(...modules.map(({ d_in, d_out }) => Math.min(d_in, d_out)));
+  const highest = Number.isFinite(full) ? Math.min(r_max, full) : r_max;
+  return [Math.min(r_min, highest), highest];
+}
+
 /** A number, or from where to where. */
 export function fromTo([low, high]: [number, number]): string {
   if (!Number.isFinite(low)) return "–";

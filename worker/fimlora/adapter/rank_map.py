@@ -267,7 +267,7 @@ def heading(plan: RankPlan) -> str:
     Returns:
         The heading.
     """
-    bounds = f"ranks {plan.r_min} to {plan.r_max}"
+    bounds = "ranks {} to {}".format(*plan.bounds)
     if plan.rule == "layers":
         targeted, every = (
             {m.block for m in plan.modules if m.block and ranks[m.name]}

@@ -54,6 +54,7 @@ def explain(
     base_parameters: int | None,
     bounds: tuple[int, int],
     given: tuple[int | None, int | None],
+    reachable: tuple[int, int] | None = None,
 ) -> str:
     """Say of an infeasible budget what was asked for, and what can be.
 
@@ -64,10 +65,18 @@ def explain(
         base_parameters: Size of the base model, only read for ``fraction``.
         bounds: Lowest and highest rank.
         given: The same as requested; ``None`` where it is a default.
+        reachable: The least and the most that can be spent with the bounds that were given alone,
+            in the unit of the solver: defaults follow from the budget, and those of a budget
+            that is refused say nothing of another. ``None`` where both were given, or it is
+            not known.
 
     Returns:
         A message that names both bounds and has the interval in the unit of the request.
     """
+    if reachable is not None:
+        return _explain_reachable(
+            budget, n_modules, base_parameters, given=given, reachable=reachable
+        )
     default = ["default " if value is None else "" for value in given]
     said = (
         f"budget {budget.unit}={budget.value:g} with {default[0]}r_min={bounds[0]}, "
@@ -77,6 +86,30 @@ def explain(
         low, high = _in_unit(error.interval, budget, n_modules, base_parameters)
         said += f"; as a budget: {budget.unit} from {low} to {high}"
     return said
+
+
+def _explain_reachable(
+    budget: Budget,
+    n_modules: int,
+    base_parameters: int | None,
+    *,
+    given: tuple[int | None, int | None],
+    reachable: tuple[int, int],
+) -> str:
+    """Say the same of a budget some of whose bounds are defaults, which would follow another one."""
+    named = [
+        f"{name}={value}"
+        for name, value in zip(("r_min", "r_max"), given, strict=True)
+        if value is not None
+    ]
+    bounds = f" with {', '.join(named)}" if named else ""
+    what = "ranks" if budget.unit == "rank" else "parameters"
+    low, high = _in_unit(reachable, budget, n_modules, base_parameters)
+    return (
+        f"budget {budget.unit}={budget.value:g}{bounds} is outside the feasible interval "
+        f"[{reachable[0]}, {reachable[1]}] of {what}, from the lowest to the highest ranks that "
+        f"{n_modules} modules can have; as a budget: {budget.unit} from {low} to {high}"
+    )
 
 
 def _in_unit(

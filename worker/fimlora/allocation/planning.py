@@ -4,9 +4,10 @@ Torch-free, so that a service can solve a plan anew from stored statistics.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from fimlora.allocation.over_layers import (
     layer_bounds,
     layers_like,
     many_layers_like,
+    parts_inside,
     share_over_layers,
 )
 from fimlora.allocation.proportional import checked_scores, share_limit
@@ -188,15 +190,17 @@ def _over_modules(
     """Bounds, ranks and controls by a rule that shares over all modules."""
     known = highest_known_rank(values, modules) if rule == "spectral" else None
     bounds = _bounds(budget, limit, modules, *given, known=known, constraints=constraints)
-    with _explaining(budget, scores, bounds, given=given):
-        parts = divide(
-            modules,
-            bounds,
-            limit,
-            constraints,
-            in_ranks=budget.unit == "rank",
-            not_targeted=scores.not_targeted,
-        )
+    divided = partial(
+        divide,
+        modules,
+        limit=limit,
+        constraints=constraints,
+        in_ranks=budget.unit == "rank",
+        not_targeted=scores.not_targeted,
+    )
+    widest = _widest(modules, given, known=known, constraints=constraints)
+    with _explaining(budget, scores, bounds, given=given, solvable=partial(divided, widest)):
+        parts = divided(bounds)
         tables = _with_controls(rule, parts, values, seed=seed)
     names = list(values)
     ranks = dict(zip(names, tables[rule].tolist(), strict=True))
@@ -233,7 +237,10 @@ def _over_layers(
         mean=_mean(budget, limit, modules),
         given=given,
     )
-    with _explaining(budget, scores, bounds, given=given):
+    inside = layers.inside(chosen)
+    widest = _widest(modules, given, known=None, constraints=constraints)
+    solvable = partial(parts_inside, gathered, inside, widest, limit)
+    with _explaining(budget, scores, bounds, given=given, solvable=solvable):
         ranks, controls = share_over_layers(gathered, layers, chosen, bounds, limit, seed=seed)
     return bounds, ranks, controls
 
@@ -346,8 +353,16 @@ def _explaining(
     bounds: tuple[int, int],
     *,
     given: tuple[int | None, int | None],
+    solvable: Callable[[], tuple[Part, ...]],
 ) -> Iterator[None]:
     """Say of an infeasible budget what can be asked for in its place.
+
+    Args:
+        budget: The budget.
+        scores: The scores.
+        bounds: Lowest and highest rank.
+        given: The same as requested.
+        solvable: Gives the parts within the widest bounds that the request allows.
 
     Yields:
         None.
@@ -358,6 +373,7 @@ def _explaining(
     try:
         yield
     except InfeasibleBudget as error:
+        reachable = error.interval and _reachable(given, solvable)
         message = explain(
             error,
             budget,
@@ -365,8 +381,35 @@ def _explaining(
             base_parameters=scores.base_parameters,
             bounds=bounds,
             given=given,
+            reachable=reachable,
         )
-        raise InfeasibleBudget(message, interval=error.interval) from error
+        raise InfeasibleBudget(message, interval=reachable or error.interval) from error
+
+
+def _widest(
+    modules: Listed,
+    given: tuple[int | None, int | None],
+    *,
+    known: int | None,
+    constraints: Constraints,
+) -> tuple[int, int]:
+    """The bounds given, completed by the lowest and the highest that any budget could have."""
+    caps = (known, constraints.max_lora_rank, int(modules.sizes.max()))
+    low = 1 if given[0] is None else given[0]
+    high = min(cap for cap in caps if cap is not None) if given[1] is None else given[1]
+    return low, max(low, high)
+
+
+def _reachable(
+    given: tuple[int | None, int | None], solvable: Callable[[], tuple[Part, ...]]
+) -> tuple[int, int] | None:
+    """The least and the most that can be spent, where bounds are defaults and one limit binds all."""
+    if None not in given:
+        return None
+    with suppress(InfeasibleBudget, InvalidOption):
+        parts = solvable()
+        return parts[0].units.interval if len(parts) == 1 else None
+    return None
 
 
 def _bounds(

@@ -16,6 +16,9 @@ from fimlora.whole_names import TIED
 FEW_EXAMPLES = 32
 # A plan that moves less than this share of what uniform spends is uniform in effect.
 UNIFORM_SHARE = 0.02
+# Modules with more LoRA than weights are told of where most is spent on them: a few of the highest
+# score, or small maps among large ones such as gates, are no sign of a budget too large.
+WHOLE_SHARE = 0.5
 # An overlap with another draw below this is worth more data, if most ranks are in doubt.
 STABLE_OVERLAP = 0.95
 _SHOWN = 5
@@ -32,7 +35,12 @@ def warnings_of(plan: RankPlan, *, unknown: str | None = None) -> tuple[PlanWarn
         The warnings, in a fixed order.
     """
     if plan.rule in CONTROLS:  # whatever was measured, no rank is from it
-        return (*selection_warnings(plan), *_of_scaling(plan), *_of_ties(plan))
+        return (
+            *selection_warnings(plan),
+            *_of_scaling(plan),
+            *_of_ties(plan),
+            *_of_size(plan),
+        )
     return (
         *selection_warnings(plan),
         *_of_scaling(plan),
@@ -41,6 +49,7 @@ def warnings_of(plan: RankPlan, *, unknown: str | None = None) -> tuple[PlanWarn
         *_of_classes(plan.provenance),
         *_of_head(plan.provenance),
         *_of_seeds(plan.provenance),
+        *_of_size(plan),
         *_of_ranks(plan),
         *_of_confidence(plan.confidence, unknown, n_modules=len(plan.modules)),
         *_of_rounds(plan.provenance),
@@ -133,10 +142,32 @@ def _of_seeds(facts: Mapping[str, Any]) -> _Found:
         )
 
 
+def _of_size(plan: RankPlan) -> _Found:
+    """Of LoRA that has more parameters than the matrices it is to save training."""
+    lora = {m.name: m.cost * plan.ranks[m.name] for m in plan.modules}
+    whole = {m.name: m.n_trained * m.d_in * m.d_out for m in plan.modules}
+    above = {name for name, n in lora.items() if n > whole[name]}
+    n_lora, n_whole = (sum(some[name] for name in above) for some in (lora, whole))
+    if not above or n_lora < WHOLE_SHARE * sum(lora.values()):
+        return
+    n_full = sum(m.name in above and m.full_rank == plan.ranks[m.name] for m in plan.modules)
+    full = f", and {n_full} of them are at their full rank" if n_full else ""
+    yield PlanWarning(
+        "more_than_whole",
+        f"{len(above)} of {len(lora)} modules have {n_lora:,} LoRA parameters, more than the "
+        f"{n_whole:,} of training them whole{full}: lower the budget, name more target modules, "
+        "or train them whole",
+    )
+
+
 def _of_ranks(plan: RankPlan) -> _Found:
     uniform = plan.controls.get("uniform")
     costs = None if plan.budget.unit == "rank" else {m.name: m.cost for m in plan.modules}
-    if uniform and (share := moved_share(plan.ranks, uniform, costs=costs)) < UNIFORM_SHARE:
+    if (
+        uniform
+        and _has_room(plan, costs)
+        and (share := moved_share(plan.ranks, uniform, costs=costs)) < UNIFORM_SHARE
+    ):
         what = "ranks" if costs is None else "parameters"
         n_below = len(plan.provenance.get("negative_estimates", ()))
         n = len(plan.modules)
@@ -156,7 +187,7 @@ def _of_ranks(plan: RankPlan) -> _Found:
     if plan.rule == "layers":  # all modules of a chosen layer have one rank, at no bound's will
         return
     at_low = sum(rank == plan.r_min for rank in plan.ranks.values())
-    at_high = sum(rank == plan.r_max for rank in plan.ranks.values())
+    at_high = sum(plan.ranks[m.name] == plan.r_max < m.full_rank for m in plan.modules)
     n = len(plan.modules)
     if plan.r_min < plan.r_max and at_low + at_high > n / 2:
         yield PlanWarning(
@@ -165,6 +196,15 @@ def _of_ranks(plan: RankPlan) -> _Found:
             f"{plan.r_min}, {at_high} at r_max={plan.r_max}), which hides how far their scores "
             "go: read the scores beside the ranks, or lower r_min and raise r_max",
         )
+
+
+def _has_room(plan: RankPlan, costs: Mapping[str, int] | None) -> bool:
+    """Whether enough lies below full rank for scores to move it: else all plans are like this."""
+    spent = {
+        name: rank * (1 if costs is None else costs[name]) for name, rank in plan.ranks.items()
+    }
+    free = sum(spent[m.name] for m in plan.modules if plan.ranks[m.name] < m.full_rank)
+    return free >= UNIFORM_SHARE * sum(spent.values())
 
 
 def _of_confidence(

@@ -62,6 +62,7 @@ class Cost(BaseModel):
     budget: str = Field(description="The budget as it was understood.")
     parameters: int | None = Field(description="Of the base model.")
     target_modules: int | None
+    budget_check: str = Field(description="Whether the budget can be met, or who will know.")
     batches: int
     bytes_to_fetch: int
     memory_bytes: int = Field(description="The least, with one block on the device at a time.")
@@ -155,6 +156,7 @@ def cost(found: Estimate, budget: dict[str, Any]) -> Cost:
         budget=budget_words(budget),
         parameters=found.model.parameters,
         target_modules=found.model.target_modules,
+        budget_check=_budget_check(found),
         batches=found.batches,
         bytes_to_fetch=found.fetch.model_bytes + found.fetch.dataset_bytes,
         memory_bytes=min(found.memory.resident_bytes, found.memory.streamed_bytes),
@@ -164,6 +166,14 @@ def cost(found: Estimate, budget: dict[str, Any]) -> Cost:
         if not known or any(known)
         else "No worker has the memory: ask for fewer or shorter examples, or a larger worker.",
     )
+
+
+def _budget_check(found: Estimate) -> str:
+    interval = found.model.budget
+    if interval is None:
+        return found.model.note or "not known"
+    ends = f"{interval.unit} from {interval.lowest:,g} to {interval.highest:,g}"
+    return f"{'feasible' if interval.is_feasible else 'not feasible'}: {ends}"
 
 
 def calibrated(result: Result, *, files: list[str], pinned: str | None) -> Calibrated:

@@ -18,14 +18,22 @@ def plan_bundle(rank_map: Data, *, day: str = "") -> Bundle:
     made_of = sources(rank_map, day)
     signal = (rank_map.get("signal") or {}).get("sentence", "")
     spent, budget = rank_map["spent"], rank_map["budget"]
+    lowest, highest = shown_bounds(rank_map)
     said = (
-        f"{len(rank_map['modules']):,} modules, ranks {rank_map['r_min']} to {rank_map['r_max']}, "
+        f"{len(rank_map['modules']):,} modules, ranks {lowest} to {highest}, "
         f"budget {budget.get('unit')} {budget.get('value')}, {spent['parameters']:,} parameters"
     )
     lines = [line for line in (made_of, signal, said) if line]
     html = "".join(f"<p>{escape(line)}</p>" for line in lines)
     plain = f"{made_of}: {signal} {said}" if made_of else f"{signal} {said}"
     return bundle(html + _grid(rank_map), plain.strip(), "ranks", plan_rows(rank_map))
+
+
+def shown_bounds(rank_map: Data) -> tuple[int, int]:
+    """The lowest and the highest rank of a rank map as far as some module can have them."""
+    full = (min(module["d_in"], module["d_out"]) for module in rank_map["modules"])
+    highest = min(rank_map["r_max"], max(full, default=rank_map["r_max"]))
+    return min(rank_map["r_min"], highest), highest
 
 
 def sources(rank_map: Data, day: str = "") -> str:

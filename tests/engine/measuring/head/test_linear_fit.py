@@ -132,12 +132,12 @@ def test_rows_that_tell_nothing_are_refused(kind, n):
     """The best map would be constant, and no gradient would go through it."""
     x, y = rows(n, 5, kind)
     one_label = y[:1].expand(y.shape)
-    for features, labels, what in (
-        (x, one_label, "labels"),
-        (x[:1].expand(n, 5), y, "features"),
+    for features, labels, said in (
+        (x, one_label, "same labels.* some have another label"),
+        (x[:1].expand(n, 5), y, "same features, as rows have .* blank.* whose texts differ"),
     ):
         with pytest.raises(
-            EmptyCalibration, match=f"all {n} rows .* same {what}|same features"
+            EmptyCalibration, match=f"all {n} rows of the head have the ({said}|same features)"
         ):
             fit_linear(features, labels, kind, n_outputs=N_CLASSES, has_bias=True)
 

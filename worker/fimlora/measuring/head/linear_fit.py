@@ -77,6 +77,16 @@ def fit_linear(
     return LinearFit(weight, bias if has_bias else None, facts)
 
 
+# What rows alike in it come from, and what to give in their place.
+_TELL_NOTHING = {
+    "feature": (
+        ", as rows have whose texts are equal or blank",
+        "give rows whose texts differ",
+    ),
+    "label": ("", "give rows of which some have another label"),
+}
+
+
 def _check_rows(**columns: Tensor) -> None:
     """Refuse rows that nothing can be fitted to."""
     for name, values in columns.items():
@@ -88,10 +98,10 @@ def _check_rows(**columns: Tensor) -> None:
             )
         if (values == values[0]).all():
             # The best map would be constant, and no gradient would go through it.
+            why, give = _TELL_NOTHING[name]
             raise EmptyCalibration(
-                f"all {len(values)} rows of the head have the same {name}s, so it cannot be "
-                "fitted: give rows of which some differ in them, or keep the head as drawn "
-                "(head='fresh')"
+                f"all {len(values)} rows of the head have the same {name}s{why}, so it cannot be "
+                f"fitted: {give}, or keep the head as drawn (head='fresh')"
             )
 
 

@@ -59,8 +59,8 @@ NEXT_STEPS: dict[type[ClientError], str] = {
     BudgetInfeasible: "Choose a --budget, --r-min or --r-max inside the named interval.",
     DatasetInUse: "Wait for these jobs, or `fimlora cancel` them.",
     DatasetNotFound: "`fimlora datasets` lists datasets; a .jsonl, .json, .csv or .parquet file is uploaded.",
-    DatasetSchema: "Correct the rows; or say which column is what, as in --column text=review "
-    "--column label=stars: there are text, text_pair, label, prompt, completion, messages, tools, "
+    DatasetSchema: "Correct the rows; or say which column is what by --column ROLE=NAME: "
+    "the roles are text, text_pair, label, prompt, completion, messages, tools, "
     "system, instruction, input, images, audio.",
     IdempotencyInFlight: "Send it again in a second.",
     IdempotencyMismatch: "Send it again.",

@@ -42,6 +42,8 @@ def _lines(estimate: Estimate) -> Iterator[tuple[str, str]]:
     yield "model", ", ".join(parts)
     if model.budget:
         yield "budget", _interval(model.budget)
+    elif model.note:
+        yield "budget", model.note
     yield "memory", f"{size(memory.resident_bytes)} resident, or streamed:"
     streamed = (
         f"{size(memory.streamed_bytes)} on the device, {size(memory.boundary_bytes)} kept"
