@@ -166,7 +166,7 @@ def test_an_evaluation_says_its_verdict_first(tab, stack):
     expect(arms.get_by_role("row").filter(has_text="uniform")).to_contain_text("3.1 ± 4.4 %")
     done = page.get_by_role("region", name="How it was done")
     expect(done).to_contain_text("0.0005, 0.001, 0.002 (added to the grid: 0.0005)")
-    expect(done).to_contain_text(re.compile(r"Tuning seeds\s*1000000\b"))
+    expect(done).to_contain_text(re.compile(r"Tuning seeds\s*1000000"))
     expect(
         page.get_by_text("the lowest one whose loss is within 2 % of the least")
     ).to_be_visible()

@@ -1,0 +1,1 @@
+import{F as e,G as t,I as n,J as r,K as i,it as a,lt as o}from"./api-i1-G3kFR.js";var s=r(`<span> </span>`);function c(r,c){var l=s(),u=o(l,!0);a(()=>{e(l,1,n([`status`,c.status]),`svelte-9nj5u4`),t(u,c.status)}),i(r,l)}export{c as t};
