@@ -24,8 +24,8 @@ class ServiceError(Exception):
         next_step: str | None = None,
     ) -> None:
         super().__init__(detail)
-        self.next_step = next_step or PROBLEMS[self.code].next_step
         self.errors = list(errors)
+        self.next_step = next_step or self._usual_step()
         self.headers = dict(headers or {})
         if self.retry_after_s is not None:
             self.headers.setdefault("Retry-After", str(self.retry_after_s))
@@ -34,6 +34,9 @@ class ServiceError(Exception):
     def status_code(self) -> int:
         """HTTP status of the code."""
         return PROBLEMS[self.code].status
+
+    def _usual_step(self) -> str:
+        return PROBLEMS[self.code].next_step
 
 
 class MalformedRequest(ServiceError):
@@ -165,16 +168,8 @@ class UnsupportedMediaType(ServiceError):
 class ValidationFailed(ServiceError):
     code = "validation_failed"
 
-    def __init__(
-        self,
-        detail: str,
-        *,
-        errors: Sequence[Mapping[str, Any]] = (),
-        headers: Mapping[str, str] | None = None,
-        next_step: str | None = None,
-    ) -> None:
-        step = next_step or step_for(errors)
-        super().__init__(detail, errors=errors, headers=headers, next_step=step)
+    def _usual_step(self) -> str:
+        return step_for(self.errors) or super()._usual_step()
 
 
 class UnsupportedArchitecture(ServiceError):
